@@ -1,0 +1,134 @@
+"""The lifecycle that all services share: start, stop, nesting, who is current, the audit record."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from loguru import logger
+from pydantic import BaseModel, ConfigDict
+
+from pytest_mlctx.services import state
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+
+class ServiceError(Exception):
+    """A service cannot do what its configuration says, and the user can mend it: one sentence says how."""
+
+
+@dataclass(eq=False)
+class _Lease:
+    """One ``start()`` that waits for its ``stop()``."""
+
+    service: Service
+    before: state.State  # what the matching stop gives back
+
+
+_leases: list[_Lease] = []
+_lock = threading.RLock()
+
+
+class Service(BaseModel, ABC):
+    """A holder of process-wide context with a configuration, ``start()`` and ``stop()``.
+
+    A service is immutable and validated when it is made (``pydantic.ValidationError`` names the bad field).
+    Services nest, one service in itself too: each ``start()`` makes the configuration hold, the matching
+    ``stop()`` gives back what was before it.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    libraries: ClassVar[tuple[state.Library, ...]] = ()
+    """The libraries whose process-wide state the service holds while it runs."""
+
+    @abstractmethod
+    def _apply(self) -> None:
+        """Make the configuration hold. What it changes is given back by the lease, also when it fails."""
+
+    def _release(self) -> None:
+        """Let go of what is not state, such as buffers, before the state is given back."""
+
+    def start(self) -> None:
+        """Make this configuration hold, until the matching ``stop()``.
+
+        Raises:
+            ServiceError: what the user must mend, in one sentence; nothing is left changed then.
+        """
+        with _lock:
+            before = state.capture(*self.libraries)
+            try:
+                self._apply()
+            except BaseException:
+                state.restore(before)
+                raise
+            _leases.append(_Lease(self, before))
+        self._audit("started")
+
+    def stop(self) -> None:
+        """Give back what was before the last ``start()`` of this service; without one, do nothing.
+
+        Stopped out of order it changes nothing yet: what it saved passes to the service started after it.
+        """
+        with _lock:
+            lease = next((lease for lease in reversed(_leases) if lease.service is self), None)
+            if lease is None:
+                return
+            self._audit("stopped")
+            later = next(
+                (
+                    other
+                    for other in _leases[_leases.index(lease) + 1 :]
+                    if set(other.service.libraries) & set(self.libraries)
+                ),
+                None,
+            )
+            _leases.remove(lease)
+            if later is not None:
+                later.before = lease.before
+                return
+            try:
+                self._release()
+            finally:
+                state.restore(lease.before)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether a ``start()`` of this very service waits for its ``stop()``."""
+        return any(lease.service is self for lease in _leases)
+
+    @classmethod
+    def current(cls) -> Self:
+        """The innermost running service of this class, whichever thread started it.
+
+        Raises:
+            ServiceError: none is running.
+        """
+        for lease in reversed(_leases.copy()):
+            if isinstance(lease.service, cls):
+                return lease.service
+        raise ServiceError(f"No {cls.__name__} is running: call its start(), or use it in a with statement.")
+
+    def _public_configuration(self) -> dict[str, Any]:
+        """The configuration as logs may show it: without credentials."""
+        return self.model_dump()
+
+    def _audit(self, event: str) -> None:
+        name = type(self).__name__
+        logger.bind(service=name, event=event).opt(depth=2).info(
+            "{} {}: {}", name, event, self._public_configuration()
+        )
