@@ -1,0 +1,124 @@
+"""Capture, compare and restore the process-wide state of MLflow, loguru, logging, environment and files.
+
+The state is one flat mapping from cells to values. What a library has is described by its *kinds*
+(:mod:`~pytest_mlctx.services.state.kinds`), one module for each library; this module knows none of them by name.
+"""
+
+from __future__ import annotations
+
+import logging as _logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_mlctx.services.state import environment, files, loguru, mlflow
+from pytest_mlctx.services.state import logging as _logging_state
+from pytest_mlctx.services.state.files import watch
+from pytest_mlctx.services.state.kinds import ABSENT, Cell, Change, Kind, Library, loaded, same
+
+__all__ = ["ABSENT", "Cell", "Change", "Library", "State", "capture", "compare", "move", "restore", "watch"]
+
+# In the order of restoring: runs are closed in the store that is in force, loguru comes last to log until then.
+_KINDS: Final[dict[Library, tuple[Kind, ...]]] = {
+    "mlflow": mlflow.KINDS,
+    "environment": environment.KINDS,
+    "files": files.KINDS,
+    "logging": _logging_state.KINDS,
+    "loguru": loguru.KINDS,
+}
+_PACKAGES: Final[dict[Library, str]] = {"mlflow": "mlflow", "loguru": "loguru"}
+
+
+@dataclass(frozen=True)
+class State:
+    """The cells of some libraries at one moment. A cell that is not in it is ABSENT."""
+
+    cells: Mapping[Cell, object]
+    libraries: frozenset[Library]
+    pristine: frozenset[Library] = frozenset()
+    """Those of the libraries that were not imported: they stand for what their import will make of them."""
+
+
+def capture(*libraries: Library) -> State:
+    """The state of these libraries now; nothing is imported for it."""
+    cells: dict[Cell, object] = {}
+    pristine = []
+    for library in libraries:
+        package = _PACKAGES.get(library)
+        if package is not None and loaded(package) is None:
+            pristine.append(library)
+            continue
+        for kind in _KINDS[library]:
+            name = kind.name
+            for key, value in kind.read():
+                cells[name, key] = value
+    return State(cells, frozenset(libraries), frozenset(pristine))
+
+
+def _known(state: State, later: State) -> Mapping[Cell, object]:
+    """The cells of a state, with those of a library that was imported only later filled in."""
+    imported = state.pristine - later.pristine
+    if not imported:
+        return state.cells
+    cells = dict(state.cells)
+    for library in imported:
+        for kind in _KINDS[library]:
+            now = {key: value for (name, key), value in later.cells.items() if name == kind.name}
+            cells.update({(kind.name, key): value for key, value in kind.pristine(now).items()})
+    return cells
+
+
+def _differences(before: State, after: State) -> list[tuple[Kind, Change]]:
+    old, new = _known(before, after), after.cells
+    changed = [cell for cell, value in new.items() if not same(old.get(cell, ABSENT), value)]
+    changed += [cell for cell in old if cell not in new]
+    if not changed:
+        return []
+    kinds = {kind.name: kind for library in before.libraries & after.libraries for kind in _KINDS[library]}
+    return [
+        (kinds[cell[0]], Change(cell, old.get(cell, ABSENT), new.get(cell, ABSENT)))
+        for cell in changed
+        if cell[0] in kinds
+    ]
+
+
+def compare(before: State, after: State) -> list[Change]:
+    """What differs between two states, in the libraries that both cover, told in the user's words."""
+    return [
+        Change(
+            change.cell, change.before, change.after, kind.tell(change.cell[1], change.before, change.after)
+        )
+        for kind, change in _differences(before, after)
+    ]
+
+
+def restore(before: State) -> None:
+    """Undo the differences between that state and now, each on its own, and nothing else.
+
+    What cannot be put back, such as a run of a server that is away, is logged once and does not keep the rest.
+    """
+    changes: dict[Kind, list[Change]] = {}
+    for kind, change in _differences(before, capture(*before.libraries)):
+        changes.setdefault(kind, []).append(change)
+    failures: list[Exception] = []
+    for library in _KINDS:
+        for kind in _KINDS[library]:
+            if kind in changes:
+                kind.undo_all(changes[kind], failures)
+    if failures:
+        what = "; ".join(f"{type(failure).__name__}: {failure}" for failure in failures)
+        _logging.getLogger(__name__).warning("Not all of the state could be restored: %s", what)
+
+
+def move(baseline: State, before: State, after: State) -> State:
+    """The baseline with the difference between two later states applied to it."""
+    differences = _differences(before, after)
+    if not differences:
+        return baseline
+    cells = dict(_known(baseline, after))
+    for _, change in differences:
+        if change.after is ABSENT:
+            cells.pop(change.cell, None)
+        else:
+            cells[change.cell] = change.after
+    return State(cells, baseline.libraries, baseline.pristine & after.pristine)

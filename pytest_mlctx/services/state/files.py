@@ -1,0 +1,43 @@
+"""What MLflow's defaults write to a working folder: told once, and never deleted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pytest_mlctx.services.state.kinds import Kind
+
+_NAMES = ("mlruns", "mlflow.db", "mlartifacts")
+_watched: dict[str, None] = {}
+
+
+def watch(folder: str | os.PathLike[str]) -> None:
+    """Look at this folder too, besides the working folder of the moment."""
+    _watched[str(Path(folder).absolute())] = None
+
+
+class Litter(Kind):
+    """A file or folder of MLflow's, in a folder that is looked at."""
+
+    name = "files.litter"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """Each path looked at, and whether it exists."""
+        folders = dict(_watched)
+        with suppress(OSError):  # the working folder may have been deleted
+            folders[os.getcwd()] = None
+        paths = [f"{folder}{os.sep}{name}" for folder in folders for name in _NAMES]
+        return [(path, os.path.lexists(path)) for path in paths]
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Leave it: it may hold somebody's work."""
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """The path of what is new; a folder that was not looked at before tells nothing."""
+        return f"{key} written" if before is False and after is True else None
+
+
+KINDS: tuple[Kind, ...] = (Litter(),)

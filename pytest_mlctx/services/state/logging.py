@@ -1,0 +1,120 @@
+"""The process-wide state of the standard library's logging, pytest's own handlers aside."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from pytest_mlctx.services.state.kinds import ABSENT, Held, Kind
+
+
+def reopen(handler: logging.Handler) -> None:
+    """Make a handler that was closed write again, without truncating its file."""
+    if getattr(handler, "_closed", False):
+        handler._closed = False  # type: ignore[attr-defined]
+        if handler.name:
+            handler.name = handler.name  # close() took it out of the registry of names
+        if isinstance(handler, logging.FileHandler) and handler.stream is None and not handler.delay:
+            mode, handler.mode = handler.mode, "a"
+            handler.stream = handler._open()
+            handler.mode = mode
+
+
+def _is_alembic(handler: logging.Handler) -> bool:
+    """Whether it is the console handler that MLflow 2 leaves behind when it migrates a store."""
+    return getattr(handler.formatter, "_fmt", None) == "%(levelname)-5.5s [%(name)s] %(message)s"
+
+
+class RootHandler(Kind):
+    """A handler of the root logger; pytest's own come and go."""
+
+    name = "logging.handler"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The handlers, each with its place."""
+        return [
+            (id(handler), Held(id(handler), (place, handler)))
+            for place, handler in enumerate(logging.root.handlers)
+            if type(handler).__module__ != "_pytest.logging"
+        ]
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Take the handler away and release its file, or put it back in its place."""
+        if before is ABSENT:
+            _, handler = now.thing
+            logging.root.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+        else:
+            place, handler = before.thing
+            reopen(handler)
+            logging.root.handlers.insert(place, handler)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """The handler as logging shows it."""
+        if before is ABSENT:
+            handler = after.thing[1]
+            return None if _is_alembic(handler) else f"root logging handler {handler!r} left"
+        return f"root logging handler {before.thing[1]!r} removed"
+
+
+class RootLevel(Kind):
+    """The level of the root logger."""
+
+    name = "logging.level"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The one cell."""
+        return (("", logging.root.level),)
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Set the level, which also clears the loggers' caches."""
+        logging.root.setLevel(before)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """The new level."""
+        return f"level of the root logger changed to {logging.getLevelName(after)}"
+
+
+class Disabled(Kind):
+    """The level that ``logging.disable`` has set."""
+
+    name = "logging.disable"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The one cell."""
+        return (("", logging.root.manager.disable),)
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Disable up to the level before, which also clears the loggers' caches."""
+        logging.disable(before)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """The new level."""
+        return f"logging disabled up to {logging.getLevelName(after)}" if after else "logging enabled again"
+
+
+class LevelName(Kind):
+    """A name of a level (by name) and the name of a level (by number)."""
+
+    name = "logging.level_name"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """Both of logging's tables: their keys are of different types."""
+        return [*logging._nameToLevel.items(), *logging._levelToName.items()]
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Change the table that the key belongs to."""
+        table: dict[Any, Any] = logging._nameToLevel if isinstance(key, str) else logging._levelToName
+        if before is ABSENT:
+            table.pop(key, None)
+        else:
+            table[key] = before
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """A changed name; an added one is what many libraries do when they are imported."""
+        return None if before is ABSENT else f"logging level {key} renamed"
+
+
+KINDS: tuple[Kind, ...] = (RootHandler(), RootLevel(), Disabled(), LevelName())

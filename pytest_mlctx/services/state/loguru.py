@@ -1,0 +1,257 @@
+"""The process-wide state of loguru: what its one core holds, and the context variable beside it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import threading
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_mlctx.services.state.kinds import ABSENT, Kind, loaded
+from pytest_mlctx.services.state.logging import reopen
+
+_DEFAULT: Final = "loguru's own default handler, to be built anew"
+
+
+def _logger() -> Any | None:
+    module = loaded("loguru")
+    return None if module is None else getattr(module, "logger", None)
+
+
+def _core() -> Any:
+    logger = _logger()
+    assert logger is not None
+    return logger._core
+
+
+def _fresh_core() -> Any:
+    return sys.modules["loguru._logger"].Core()
+
+
+def _revive(handler: Any, levels: Iterable[str]) -> None:
+    """Make a stopped handler write again; its lock is held so that no record meets it half-way."""
+    with handler._protected_lock():
+        if not handler._stopped:
+            return
+        sink = handler._sink
+        if hasattr(sink, "_handler"):
+            reopen(sink._handler)
+        arguments = getattr(sink, "_kwargs", None)
+        if arguments and arguments.get("mode", "a")[0] in "wx" and sink._file is None:
+            path = sink._create_path()
+            if Path(path).exists():  # its own mode would truncate or refuse it
+                sink._kwargs = {**arguments, "mode": "a" + arguments["mode"][1:]}
+                sink._create_file(path)
+                sink._kwargs = arguments
+        if handler._enqueue:
+            context: Any = handler._multiprocessing_context or multiprocessing
+            handler._queue = context.SimpleQueue()
+            handler._thread = threading.Thread(
+                target=handler._queued_writer, daemon=True, name=f"loguru-writer-{handler._id}"
+            )
+            handler._thread.start()
+        for level in levels:
+            handler.update_format(level)
+        handler._stopped = False
+
+
+def _put_handlers(core: Any, handlers: Mapping[int, Any]) -> None:
+    core.handlers = dict(sorted(handlers.items()))
+    core.min_level = min((handler.levelno for handler in handlers.values()), default=float("inf"))
+
+
+class Handler(Kind):
+    """A handler, by its id."""
+
+    name = "loguru.handler"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The handlers in force."""
+        return _core().handlers.items()
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Stop the handler, or revive the very object."""
+        core = _core()
+        if before is ABSENT:
+            if key in core.handlers:
+                _logger().remove(key)  # type: ignore[union-attr]
+            return
+        if before is _DEFAULT:
+            self._rebuild_default(core)
+            return
+        with core.lock:
+            _revive(before, core.levels)
+            _put_handlers(core, {**core.handlers, key: before})
+
+    @staticmethod
+    def _rebuild_default(core: Any) -> None:
+        key = _logger().add(sys.stderr)  # type: ignore[union-attr]
+        with core.lock:
+            handlers = dict(core.handlers)
+            handler = handlers.pop(key)
+            handler._id = handler._error_interceptor._handler_id = 0
+            _put_handlers(core, {**handlers, 0: handler})
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """The id of the handler and, where there is one, its sink."""
+        if before is ABSENT:
+            return f"loguru handler {key} left, with the sink {after._name}"
+        return f"loguru handler {key} removed"
+
+    def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
+        """The default handler, the very one where it is still in force."""
+        defaults = sys.modules["loguru._defaults"]
+        if not (defaults.LOGURU_AUTOINIT and sys.stderr):
+            return {}
+        return {0: now.get(0, _DEFAULT)}
+
+
+class Level(Kind):
+    """A level, by its name."""
+
+    name = "loguru.level"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """Number, colour and icon of each level."""
+        return _core().levels.items()
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Forget the level, or give it back what it was."""
+        core = _core()
+        if before is ABSENT:
+            with core.lock:
+                for table in (core.levels, core.levels_ansi_codes, core.levels_lookup):
+                    table.pop(key, None)
+                for handler in core.handlers.values():
+                    handler._precolorized_formats.pop(key, None)
+            return
+        ansify = sys.modules["loguru._colorizer"].Colorizer.ansify
+        with core.lock:
+            core.levels[key] = before
+            core.levels_ansi_codes[key] = ansify(before.color)
+            core.levels_lookup[key] = (key, key, before.no, before.icon)
+            for handler in core.handlers.values():
+                handler.update_format(key)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """The name of the level."""
+        return f"loguru level {key} {'added' if before is ABSENT else 'changed'}"
+
+    def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
+        """The levels that loguru brings."""
+        levels: dict[Hashable, object] = _fresh_core().levels
+        return levels
+
+
+class Extra(Kind):
+    """A value of ``logger.configure(extra=…)``, by its key."""
+
+    name = "loguru.extra"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The values in force."""
+        return _core().extra.items()
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Set or delete the value."""
+        core = _core()
+        with core.lock:
+            if before is ABSENT:
+                core.extra.pop(key, None)
+            else:
+                core.extra[key] = before
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """The key; the value may be anything."""
+        what = "set" if before is ABSENT else "removed" if after is ABSENT else "changed"
+        return f"loguru's extra {key!r} {what}"
+
+
+class Patcher(Kind):
+    """The function of ``logger.configure(patcher=…)``."""
+
+    name = "loguru.patcher"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The one cell."""
+        return (("", _core().patcher),)
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Set the function."""
+        core = _core()
+        with core.lock:
+            core.patcher = before
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """That there is another."""
+        return "loguru's patcher changed"
+
+    def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
+        """None is set."""
+        return {"": None}
+
+
+class Activation(Kind):
+    """Whether a module's records are enabled, by the module's name, None for those without one."""
+
+    name = "loguru.activation"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """What ``logger.enable`` and ``logger.disable`` have set."""
+        core = _core()
+        return [*core.activation_list, (None, core.activation_none)]
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Rebuild the list, deepest module first as loguru keeps it, and drop what was decided by it."""
+        core = _core()
+        with core.lock:
+            if key is None:
+                core.activation_none = before
+            else:
+                entries = {**dict(core.activation_list), key: before}
+                if before is ABSENT:
+                    del entries[key]
+                core.activation_list = sorted(
+                    entries.items(), key=lambda entry: entry[0].count("."), reverse=True
+                )
+            core.enabled = {}
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """The module and what became of it."""
+        module = f"`{key.rstrip('.')}`" if key else "all modules" if key == "" else "modules without a name"
+        if after is ABSENT:
+            after = not before
+        return f"loguru {'enabled' if after else 'disabled'} for {module}"
+
+    def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
+        """Everything is enabled."""
+        return {None: True}
+
+
+class Context(Kind):
+    """A value of ``logger.contextualize(…)`` in the context of the caller, by its key."""
+
+    name = "loguru.context"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The values in force."""
+        return sys.modules["loguru._logger"].context.get().items()  # type: ignore[no-any-return]
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Set or delete the value, in a new mapping as loguru does."""
+        variable = sys.modules["loguru._logger"].context
+        values = {**variable.get(), key: before}
+        if before is ABSENT:
+            del values[key]
+        variable.set(values)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """The key; the value may be anything."""
+        if before is ABSENT:
+            return f"loguru's contextualize({key}=…) left open"
+        return f"loguru's context {key!r} {'removed' if after is ABSENT else 'changed'}"
+
+
+KINDS: tuple[Kind, ...] = (Handler(), Level(), Extra(), Patcher(), Activation(), Context())

@@ -1,0 +1,152 @@
+"""The runs and models that MLflow takes for the current ones, of every thread."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from pytest_mlctx.services.state.kinds import ABSENT, Change, Held, Kind
+
+_FLUENT = "mlflow.tracking.fluent"
+_DEADLINE = 4.0  # seconds for all that a store is asked when a run is closed
+
+
+def _variable(name: str) -> Any | None:
+    return getattr(sys.modules.get(_FLUENT), name, None)
+
+
+def _by_thread(variable: Any) -> dict[int, Any]:
+    values: dict[int, Any] = {} if variable is None else variable.get_all_thread_values()
+    return values
+
+
+class OpenRun(Kind):
+    """A run on the stack of a thread, living or ended, by thread and run id."""
+
+    name = "mlflow.run"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The runs, each with its place in its stack."""
+        return [
+            ((thread, run.info.run_id), Held("open", (place, run)))
+            for thread, stack in _by_thread(_variable("_active_run_stack")).items()
+            for place, run in enumerate([*stack])
+        ]
+
+    def undo_all(self, changes: list[Change], failures: list[Exception]) -> None:
+        """Collect garbage first: the ``__del__`` of a callback may end the active run, whichever it is then."""
+        if any(change.before is ABSENT for change in changes):
+            gc.collect()
+        super().undo_all(changes, failures)
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Close the run as KILLED, or put the very object back and open it again."""
+        thread, run_id = key
+        stacks = _variable("_active_run_stack")
+        stack = stacks.get() if thread == threading.get_ident() else _by_thread(stacks).get(thread)
+        if before is ABSENT:
+            if stack is not None:
+                stack[:] = [run for run in stack if run.info.run_id != run_id]
+            _set_status(run_id, "KILLED", unless_ended=True)
+            return
+        place, run = before.thing
+        if stack is not None:
+            stack.insert(place, run)
+        _set_status(run_id, "RUNNING", unless_ended=False)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """Id and name of the run."""
+        thread, run_id = key
+        _, run = (before if after is ABSENT else after).thing
+        where = "" if thread == threading.get_ident() else " in another thread"
+        what = "ended, which was open before" if after is ABSENT else "left open"
+        return f"run {run_id[:8]}… ({run.info.run_name}) {what}{where}"
+
+
+def _set_status(run_id: str, status: str, *, unless_ended: bool) -> None:
+    """Set the run's status in the store that has it; a store that does not answer is given up."""
+
+    def ask() -> None:
+        for store in _stores():
+            try:
+                info = store.get_run(run_id).info
+            except Exception:
+                continue
+            if unless_ended and info.status not in ("RUNNING", "SCHEDULED"):
+                return
+            statuses = sys.modules["mlflow.entities"].RunStatus
+            end_time = int(time.time() * 1000) if status != "RUNNING" else info.end_time
+            store.update_run_info(run_id, statuses.from_string(status), end_time, None)
+            return
+
+    ask()
+
+
+def _stores() -> list[Any]:
+    """The tracking stores that are open, without opening one: what MLflow's cache of them refers to."""
+    registry = sys.modules["mlflow.tracking._tracking_service.registry"].TrackingStoreRegistry
+    return [
+        thing
+        for thing in gc.get_referents(registry._get_store_with_resolved_uri)
+        if hasattr(thing, "update_run_info")
+    ]
+
+
+class PerThread(Kind):
+    """A variable that each thread has its own of; MLflow's globals of closed work."""
+
+    def __init__(self, name: str, variable: str) -> None:
+        self.name = name
+        self._variable = variable
+
+    def _value(self, value: Any) -> object:
+        return value
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The values that are set, by thread."""
+        values = _by_thread(_variable(self._variable)).items()
+        return [(thread, self._value(value)) for thread, value in values if value is not None]
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Set or forget the value; of another thread only what all threads see of it can be reached."""
+        variable: Any = _variable(self._variable)
+        value = before.thing if isinstance(before, Held) else before
+        everyones = variable._ThreadLocalVariable__global_thread_values
+        if before is ABSENT:
+            everyones.pop(key, None)
+            if key == threading.get_ident():
+                vars(variable.thread_local).pop("value", None)
+        elif key == threading.get_ident():
+            variable.set(value)
+        else:
+            everyones[key] = value
+
+
+class ActiveModel(PerThread):
+    """The model that traces are linked to."""
+
+    def __init__(self) -> None:
+        super().__init__("mlflow.active_model", "_ACTIVE_MODEL_CONTEXT")
+
+    def _value(self, value: Any) -> object:
+        return Held((value.model_id, value.set_by_user), value)
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The contexts that name a model: MLflow makes empty ones when it looks."""
+        return [(thread, held) for thread, held in super().read() if held.key[0] is not None]  # type: ignore[attr-defined]
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """The id of the model."""
+        return "active model unset" if after is ABSENT else f"active model set to {after.key[0]}"
+
+
+KINDS: tuple[Kind, ...] = (
+    OpenRun(),
+    PerThread("mlflow.last_active_run", "_last_active_run_id"),
+    PerThread("mlflow.last_logged_model", "_last_logged_model_id"),
+    ActiveModel(),
+)
