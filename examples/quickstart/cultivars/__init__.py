@@ -1,0 +1,1 @@
+"""Tell three cultivars of wine apart by their chemistry."""

@@ -1,0 +1,1 @@
+"""Find the best depth of a decision tree for irises."""
