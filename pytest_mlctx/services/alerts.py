@@ -1,0 +1,141 @@
+"""AlertsService: what to say, how severe it is, and the console where no desktop can be told."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PrivateAttr, field_validator
+
+from pytest_mlctx.services.base import Service, ServiceError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# loguru's own, from its documentation, "The severity levels".
+_SEVERITIES = {"DEBUG": 10, "INFO": 20, "SUCCESS": 25, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+_UNSUPPORTED = "Notifications are not supported on this system."
+# What would break one alert into several lines, or move the terminal's cursor.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What was said, and how severe it is."""
+
+    title: str
+    message: str
+    level: str
+    """A severity of loguru's: ``DEBUG``, ``INFO``, ``SUCCESS``, ``WARNING``, ``ERROR`` or ``CRITICAL``."""
+
+
+class AlertsService(Service):
+    r"""Alerts on the desktop, or on the console where that is wanted or there is no desktop.
+
+    On the console an alert is one line of stdout, ``[app_name] title: message``, its line breaks and other
+    control characters written as escapes such as ``\n``. No alert is lost and none raises.
+    """
+
+    enable: bool = True
+    """Whether alerts go to the desktop; to the console otherwise."""
+    app_name: str = "pytest-mlctx"
+    """Who alerts."""
+    timeout: int | None = Field(default=None, ge=0)
+    """Seconds that an alert stays on the desktop: 0, until it is dismissed; None, as the desktop decides."""
+    level: str = "INFO"
+    """The least severity that is delivered; ``OFF``: none is."""
+
+    _sent: list[Alert] = PrivateAttr(default_factory=list)
+
+    @field_validator("level")
+    @classmethod
+    def _known_level(cls, level: str) -> str:
+        if level not in (*_SEVERITIES, "OFF"):
+            raise ValueError(f"{level!r} is no level of an alert: use {', '.join(_SEVERITIES)} or OFF")
+        return level
+
+    @property
+    def sent(self) -> list[Alert]:
+        """Every alert of this service, delivered or not, oldest first, kept as long as the service is.
+
+        It is the very list that ``notify`` adds to, in any thread.
+        """
+        return self._sent
+
+    def notify(self, title: str, message: str, level: str = "INFO") -> None:
+        """Alert, before ``start()`` too. Takes 5 seconds at most.
+
+        Raises:
+            ServiceError: ``level`` is no severity.
+        """
+        if level not in _SEVERITIES:
+            raise ServiceError(
+                f"AlertsService.notify() got the level {level!r}: use {', '.join(_SEVERITIES)}."
+            )
+        self._sent.append(Alert(title, message, level))
+        if self.level == "OFF" or _SEVERITIES[level] < _SEVERITIES[self.level]:
+            return
+        line = f"[{self.app_name}] {title}: {message}"
+        if not self.enable:
+            _print(line)
+            return
+        try:
+            _show(title=title, message=message, app_name=self.app_name, timeout=self.timeout)
+        except Exception:  # whatever a backend or a suite's mock raises, the alert is not lost
+            _print(_UNSUPPORTED, line)
+
+    def _apply(self) -> None:
+        """Nothing in the process has to change for an alert."""
+
+    def __copy__(self) -> Self:
+        copy = super().__copy__()
+        copy._sent = []  # model_copy() would go on sharing the list
+        return copy
+
+
+def _show(*, title: str, message: str, app_name: str, timeout: int | None) -> None:
+    """Tell the desktop, or whatever was put in the place of ``plyer.notification.notify``."""
+    import plyer  # at each call, since a suite may replace the module too
+
+    notification: Any = plyer.notification
+    if _replaced(notification):
+        notify = notification.notify
+    else:
+        from pytest_mlctx.services.desktop import notify
+    notify(title=title, message=message, app_name=app_name, timeout=timeout)
+
+
+def _replaced(notification: object) -> bool:
+    """Whether ``notification.notify`` is another than plyer's."""
+    try:
+        # Past plyer's proxy, which at any other look makes plyer's backend, with warnings on the way.
+        backend = object.__getattribute__(notification, "_obj")
+    except AttributeError:
+        return True
+    if backend is None:
+        return False
+    from plyer.facades import Notification
+
+    return getattr(backend.notify, "__func__", None) is not Notification.notify
+
+
+def _print(*lines: str) -> None:
+    """Print on the stdout of this moment, in one piece; where that is closed, on a stream that is not."""
+    text = "".join(_CONTROL.sub(_escape, line) + "\n" for line in lines)
+    for stream in (sys.stdout, sys.__stdout__, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            encoding = getattr(stream, "encoding", None) or "utf-8"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            if hasattr(stream, "flush"):
+                stream.flush()
+        except Exception:
+            continue
+        return
+
+
+def _escape(character: re.Match[str]) -> str:
+    return character[0].encode("unicode_escape").decode()
