@@ -21,8 +21,6 @@ def test_each_candidate_is_a_nested_run(mlflow_service: MlflowService) -> None:
     assert all(run.data.metrics["accuracy"] > 0.5 for run in candidates)
 
 
-def test_experiment_of_this_environment(
-    mlflow_service: MlflowService, mlflow_run: mlflow.ActiveRun
-) -> None:
+def test_experiment_of_this_environment(mlflow_service: MlflowService, mlflow_run: mlflow.ActiveRun) -> None:
     experiment = mlflow.get_experiment(mlflow_run.info.experiment_id)
     assert experiment.name == mlflow_service.experiment_name
