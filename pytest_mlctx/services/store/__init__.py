@@ -1,0 +1,11 @@
+"""A migrated SQLite store: built once, copied, taken back to a savepoint, and opened as we want it."""
+
+from __future__ import annotations
+
+from pytest_mlctx.services.store.filling import fill
+from pytest_mlctx.services.store.places import artifact_uri, artifacts_beside
+from pytest_mlctx.services.store.savepoint import Savepoint
+from pytest_mlctx.services.store.serving import serve
+from pytest_mlctx.services.store.temporary import Store, create, store_at
+
+__all__ = ["Savepoint", "Store", "artifact_uri", "artifacts_beside", "create", "fill", "serve", "store_at"]

@@ -1,0 +1,50 @@
+"""A missing or empty SQLite file of the user becomes a store, whoever else is at it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from pathlib import Path
+
+from pytest_mlctx.services.store import experiments, places, template
+from pytest_mlctx.services.store.savepoint import Savepoint, transaction
+
+_TIMEOUT = 60.0  # seconds to wait for another process that fills the same file
+
+
+def fill(path: Path) -> None:
+    """Make a missing or empty SQLite file an empty MLflow store, in one transaction; leave any other alone.
+
+    Right for several processes at once, and after one was killed: SQLite's own locks and journal see to
+    it. Journal mode and fsync stay as the file has them.
+
+    Raises:
+        OSError: the folder can't be made.
+        sqlite3.Error: the file can't be opened, is no database, or stays locked for 60 s.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path, timeout=_TIMEOUT, isolation_level=None)) as connection:
+        if not _empty(connection):
+            return
+        content = _content()
+        with transaction(connection):
+            if _empty(connection):
+                content.put_back(connection)
+                experiments.date_default(connection)
+                experiments.locate_default(connection, places.artifacts_beside(path))
+
+
+def _empty(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+
+
+def _content() -> Savepoint:
+    folder = places.temporary_folder()
+    try:
+        path = folder / "template.db"
+        path.write_bytes(template.image())
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            return Savepoint.take(connection)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

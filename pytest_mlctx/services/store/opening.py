@@ -1,0 +1,149 @@
+"""How MLflow opens a SQLite store: the settings of its connections, and what it may leave out."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import threading
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from pytest_mlctx.services.store import experiments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.engine import Engine
+
+BUSY_TIMEOUT = 60_000  # ms; MLflow's own is 5 s while it opens a store and 20 s later
+
+_UTILS = "mlflow.store.db.utils"
+_TRACKING = "mlflow.store.tracking.sqlalchemy_store"
+_REGISTRY = "mlflow.store.model_registry.sqlalchemy_store"
+_lock = threading.RLock()
+_engines: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()  # ours, and whether on a store of ours
+
+
+@contextlib.contextmanager
+def settings(*pragmas: str, own: bool = False) -> Iterator[None]:
+    """While it lasts, the SQLite engines that MLflow creates have these PRAGMAs on every connection.
+
+    MLflow sends three at the start of each session. They are set once per connection instead: the busy
+    timeout among them would undo ours, and together they are a good part of the statements of a run.
+    With ``own``, a copy of the template: its schema isn't verified, new experiments get ids of ours.
+    """
+    utils, tracking, registry = map(importlib.import_module, (_UTILS, _TRACKING, _REGISTRY))
+    with _lock, contextlib.ExitStack() as stack:
+        every_session = _session_pragmas(utils)
+        create_engine = utils.create_sqlalchemy_engine
+
+        def create(uri: str) -> Engine:
+            engine: Engine = create_engine(uri)
+            if engine.dialect.name == "sqlite":
+                _engines[engine] = own
+                _on_connect(engine, [*(every_session or ()), f"busy_timeout = {BUSY_TIMEOUT}", *pragmas])
+            return engine
+
+        stack.enter_context(_replaced(utils, "create_sqlalchemy_engine", create))
+        if every_session is not None:
+            make = utils._get_managed_session_maker
+
+            def make_without(session_maker: Any, db_type: str) -> Any:
+                return make(session_maker, "" if db_type == "sqlite" else db_type)
+
+            for module in (utils, registry):
+                stack.enter_context(_replaced(module, "_get_managed_session_maker", make_without))
+        if own:
+            stack.enter_context(_replaced(utils, "_verify_schema", lambda _engine: None))
+            _number_experiments()
+        # MLflow 2 makes the artifact folder by opening the store; the first artifact makes it anyway.
+        stack.enter_context(_replaced(tracking, "mkdir", lambda *_args: None))
+        yield
+
+
+def migrate(uri: str, artifact_root: str) -> None:
+    """Let MLflow make the tracking store ``uri``, and leave no engine behind."""
+    store = importlib.import_module(_TRACKING).SqlAlchemyStore(uri, artifact_root)
+    store.engine.dispose()
+    for engines in _engine_maps():
+        engines.pop(uri, None)
+
+
+def forget_foreign_engine(uri: str) -> None:
+    """Let MLflow replace an engine that was made before us, without our settings; who holds it keeps it."""
+    for engines in _engine_maps():
+        if uri in engines and engines[uri] not in _engines:
+            del engines[uri]
+
+
+def _engine_maps() -> list[dict[str, Engine]]:
+    """MLflow's engines by URI: one for each kind of store in 3, tracking alone in 2."""
+    stores = [importlib.import_module(module).SqlAlchemyStore for module in (_TRACKING, _REGISTRY)]
+    names = ("_engine_map", "_db_uri_sql_alchemy_engine_map")
+    return [getattr(store, name) for store in stores for name in names if hasattr(store, name)]
+
+
+def _on_connect(engine: Engine, pragmas: list[str]) -> None:
+    from sqlalchemy import event
+
+    def apply(connection: Any, _record: Any) -> None:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+
+    event.listen(engine, "connect", apply)
+
+
+@functools.cache
+def _session_pragmas(utils: Any) -> tuple[str, ...] | None:
+    """What MLflow sends at the start of each SQLite session, seen in a rehearsal.
+
+    ``None`` where that is more than PRAGMAs, or MLflow can't be kept from it: it then goes on as it does.
+    """
+    from sqlalchemy.orm import Session, sessionmaker
+
+    sent: list[str] = []
+
+    class Rehearsal(Session):
+        def execute(self, statement: Any, *_args: Any, **_kwargs: Any) -> Any:
+            sent.append(str(statement).strip().rstrip(";"))
+
+    try:
+        make = utils._get_managed_session_maker
+        with make(sessionmaker(class_=Rehearsal), "")():
+            quiet = not sent
+        with make(sessionmaker(class_=Rehearsal), "sqlite")():
+            pass
+    except Exception:
+        return None
+    if not quiet or not all(statement.upper().startswith("PRAGMA ") for statement in sent):
+        return None
+    return tuple(statement[len("PRAGMA ") :] for statement in sent)
+
+
+@functools.cache
+def _number_experiments() -> None:
+    """Give the experiments that MLflow creates in stores of ours an id that no other has had here."""
+    from mlflow.store.tracking.dbmodels.models import SqlExperiment
+    from sqlalchemy import event, func, select
+
+    def number(_mapper: Any, connection: Any, experiment: Any) -> None:
+        if experiment.experiment_id is None and _engines.get(connection.engine):
+            highest = connection.execute(select(func.max(SqlExperiment.experiment_id))).scalar()
+            experiment.experiment_id = experiments.next_id(above=highest or 0)
+
+    event.listen(SqlExperiment, "before_insert", number)
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace what a module has under ``name``; a module that has none is left alone."""
+    if not hasattr(module, name):
+        yield
+        return
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)

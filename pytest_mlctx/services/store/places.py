@@ -1,0 +1,62 @@
+"""Where a SQLite store and its artifacts lie: paths as the URIs that SQLAlchemy and MLflow read, and back."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+ARTIFACTS = "mlartifacts"
+_SCHEME = "sqlite:///"
+
+
+def expressible(path: Path) -> bool:
+    """Whether a SQLite URL can carry the path: SQLAlchemy ends it at ``?``, and 2.1 decodes ``%41``."""
+    return not {"?", "%"} & set(str(path))
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of the database file ``path``, which must be absolute and expressible."""
+    return f"{_SCHEME}{path.as_posix()}"
+
+
+def database(uri: str) -> Path | None:
+    """The absolute path of the file that a SQLite URI names; ``None`` for a database in memory."""
+    from sqlalchemy.engine import make_url
+
+    url = make_url(uri)
+    name = url.database
+    if not name or name == ":memory:" or "uri" in url.query:
+        return None
+    return Path(name).absolute()
+
+
+def artifacts_beside(path: Path) -> Path:
+    """The folder for the artifacts of the store in the database file ``path``."""
+    return path.parent / ARTIFACTS
+
+
+def artifact_uri(folder: Path) -> str:
+    """``folder`` as MLflow takes it for an artifact location.
+
+    A plain path, as MLflow itself writes; a ``file:`` URI where MLflow would read a plain one wrong
+    (its ``LocalArtifactRepository`` decodes ``%41``).
+    """
+    return folder.as_uri() if {"%", "?", "#"} & set(str(folder)) else str(folder)
+
+
+def temporary_folder() -> Path:
+    """A new folder of ours whose path a SQLite URL can carry; the caller removes it.
+
+    Raises:
+        OSError: there is no place for one.
+    """
+    places = [tempfile.gettempdir(), "/tmp", "/var/tmp", str(Path.home())]
+    error: OSError | None = None
+    for place in places:
+        if not expressible(Path(place).absolute()):
+            continue
+        try:
+            return Path(tempfile.mkdtemp(prefix="pytest-mlctx-", dir=place)).absolute()
+        except OSError as reason:
+            error = reason
+    raise error or OSError(f"no temporary folder without '?' and '%' in its path (tried {', '.join(places)})")

@@ -1,0 +1,133 @@
+"""A store of ours: a copy of the template, without fsync, taken back to a savepoint in a millisecond."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+from pytest_mlctx.services.store import experiments, places, template
+from pytest_mlctx.services.store.savepoint import Savepoint, transaction
+
+_TIMEOUT = 10.0  # seconds to wait for a transaction that a test left open
+
+_stores: weakref.WeakValueDictionary[Path, Store] = weakref.WeakValueDictionary()
+
+
+class Store:
+    """An empty, migrated SQLite store in a new file.
+
+    ``uri`` tells where it is: a path that a SQLite URL can't carry (``?``, ``%``) makes it lie in a
+    temporary folder, which goes when the store is closed, or with the process.
+    """
+
+    path: Path
+    uri: str
+
+    def __init__(self, path: Path, *, fallback: Path | None = None) -> None:
+        """Create the file ``path``; ``fallback`` keeps the template where the user's cache can't.
+
+        Raises:
+            FileExistsError: there is something at ``path``.
+            OSError: it can't be written.
+        """
+        path = path.absolute()
+        self._remove = None
+        if not places.expressible(path):
+            folder = places.temporary_folder()
+            self._remove = weakref.finalize(self, _remove, folder, os.getpid())
+            path = folder / path.name.translate({ord("?"): "_", ord("%"): "_"})
+        self.path, self.uri = path, places.sqlite_uri(path)
+        self.served: weakref.WeakSet[Any] = weakref.WeakSet()
+        """MLflow's tracking stores on this file."""
+        self._artifacts = places.artifacts_beside(path)
+        self._lock = threading.Lock()
+        self._connected: sqlite3.Connection | None = None
+        self._process = os.getpid()
+        image = template.image(fallback)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(image)
+        with self._lock:
+            connection = self._connection()
+            connection.execute("PRAGMA journal_mode = WAL")
+            with transaction(connection):
+                experiments.date_default(connection)
+                experiments.locate_default(connection, self._artifacts)
+        _stores[path] = self
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder for the artifacts of experiments that name no place themselves."""
+        return self._artifacts
+
+    @artifacts.setter
+    def artifacts(self, folder: Path) -> None:
+        self._artifacts = folder
+        for store in self.served:
+            store.artifact_root_uri = places.artifact_uri(folder)
+
+    def savepoint(self) -> Savepoint:
+        """What the store holds now."""
+        with self._lock:
+            return Savepoint.take(self._connection())
+
+    def back(self, savepoint: Savepoint, *, experiment: str, artifacts: Path) -> str:
+        """Go back to a savepoint of this store, in one transaction, and give the id of ``experiment``.
+
+        An experiment that the savepoint has not is new, with an id that none has had in this process:
+        whoever still writes to the one before finds nothing. URI, engines and open stores stay valid.
+        New experiments, ``Default`` too, keep their artifacts below ``artifacts``.
+
+        Raises:
+            sqlite3.OperationalError: somebody's transaction stayed open for 10 s.
+        """
+        with self._lock:
+            connection = self._connection()
+            with transaction(connection):
+                highest = experiments.highest_id(connection)
+                savepoint.put_back(connection)
+                experiments.locate_default(connection, artifacts)
+                found = experiments.get_or_create(connection, experiment, artifacts, above=highest)
+            self.artifacts = artifacts
+            return found
+
+    def close(self) -> None:
+        """Let go of the file, and of the folder that was made for it; further use opens it again."""
+        with self._lock:
+            if self._connected is not None and self._process == os.getpid():
+                self._connected.close()
+            self._connected = None
+        if self._remove is not None:
+            self._remove()
+
+    def _connection(self) -> sqlite3.Connection:
+        """Ours alone and kept open: to read the schema again costs more than going back."""
+        if self._process != os.getpid():
+            # SQLite's connections don't survive a fork; closing the parent's would be wrong as well.
+            self._inherited, self._connected, self._process = self._connected, None, os.getpid()
+        if self._connected is None:
+            self._connected = sqlite3.connect(
+                self.path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            self._connected.execute("PRAGMA synchronous = OFF")
+        return self._connected
+
+
+def create(path: Path, *, fallback: Path | None = None) -> Store:
+    """An empty store in the new file ``path``: see :class:`Store`."""
+    return Store(path, fallback=fallback)
+
+
+def store_at(path: Path) -> Store | None:
+    """The store of ours in this file, if it is one."""
+    return _stores.get(path)
+
+
+def _remove(folder: Path, process: int) -> None:
+    if process == os.getpid():  # not in a forked child that ends
+        shutil.rmtree(folder, ignore_errors=True)
