@@ -53,7 +53,9 @@ class AlertsService(Service):
     @classmethod
     def _known_level(cls, level: str) -> str:
         if level not in (*_SEVERITIES, "OFF"):
-            raise ValueError(f"{level!r} is no level of an alert: use {', '.join(_SEVERITIES)} or OFF")
+            raise ValueError(
+                f"{level!r} is no level of alerts: use DEBUG, INFO, SUCCESS, WARNING, ERROR, CRITICAL or OFF"
+            )
         return level
 
     @property
@@ -72,7 +74,8 @@ class AlertsService(Service):
         """
         if level not in _SEVERITIES:
             raise ServiceError(
-                f"AlertsService.notify() got the level {level!r}: use {', '.join(_SEVERITIES)}."
+                f"AlertsService.notify() got the level {level!r}: "
+                "use DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL."
             )
         self._sent.append(Alert(title, message, level))
         if self.level == "OFF" or _SEVERITIES[level] < _SEVERITIES[self.level]:
