@@ -1,7 +1,7 @@
 """Capture, compare and restore the process-wide state of MLflow, loguru, logging, environment and files.
 
 The state is one flat mapping from cells to values. What a library has is described by its *kinds*
-(:mod:`~pytest_mlctx.services.state.kinds`), one module for each library; this module knows none of them by name.
+(:mod:`~pytest_mlctx.services.state.kinds`), one module for each library; here none is known by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pytest_mlctx.services.state.kinds import ABSENT, Cell, Change, Kind, Librar
 
 __all__ = ["ABSENT", "Cell", "Change", "Library", "State", "capture", "compare", "move", "restore", "watch"]
 
-# In the order of restoring: runs are closed in the store that is in force, loguru comes last to log until then.
+# In the order of restoring: runs are closed in the store in force, loguru comes last to log until then.
 _KINDS: Final[dict[Library, tuple[Kind, ...]]] = {
     "mlflow": mlflow.KINDS,
     "environment": environment.KINDS,
@@ -95,7 +95,7 @@ def compare(before: State, after: State) -> list[Change]:
 def restore(before: State) -> None:
     """Undo the differences between that state and now, each on its own, and nothing else.
 
-    What cannot be put back, such as a run of a server that is away, is logged once and does not keep the rest.
+    What cannot be put back, such as a run of a server that is away, is logged and does not keep the rest.
     """
     changes: dict[Kind, list[Change]] = {}
     for kind, change in _differences(before, capture(*before.libraries)):

@@ -28,7 +28,7 @@ class Litter(Kind):
         """Each path looked at, and whether it exists."""
         folders = dict(_watched)
         with suppress(OSError):  # the working folder may have been deleted
-            folders[os.getcwd()] = None
+            folders[os.getcwd()] = None  # noqa: PTH109 - a tenth of the time
         paths = [f"{folder}{os.sep}{name}" for folder in folders for name in _NAMES]
         return [(path, os.path.lexists(path)) for path in paths]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from inspect import unwrap
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 Cell: TypeAlias = "tuple[str, Hashable]"
 """The name of a kind, such as ``loguru.handler``, and the key within it, such as ``0``."""
@@ -59,6 +61,14 @@ def same(one: object, other: object) -> bool:
     return False
 
 
+def attempt(failures: list[Exception], work: Callable[..., object], *arguments: object) -> None:
+    """Do the work, and keep its failure instead of raising it."""
+    try:
+        work(*arguments)
+    except Exception as error:
+        failures.append(error)
+
+
 class Kind:
     """One kind of state: how its cells are read, put back and told."""
 
@@ -75,10 +85,7 @@ class Kind:
     def undo_all(self, changes: list[Change], failures: list[Exception]) -> None:
         """Put cells back, last one first, each on its own."""
         for change in reversed(changes):
-            try:
-                self.undo(change.cell[1], change.before, change.after)
-            except Exception as error:
-                failures.append(error)
+            attempt(failures, self.undo, change.cell[1], change.before, change.after)
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """The change of one cell in the user's words; None where it is not worth one."""
@@ -99,7 +106,7 @@ def loaded(name: str) -> Any | None:
 
 
 class Attribute(Kind):
-    """A variable of a module, or of an object in it."""
+    """A variable of a module, or of an object in it; absent while it has its pristine value."""
 
     def __init__(
         self,
@@ -107,12 +114,11 @@ class Attribute(Kind):
         module: str,
         path: str,
         pristine: object = None,
-        tell: Callable[[Any, Any], str | None] = lambda before, after: None,
+        tell: Callable[[Any], str | None] = lambda after: None,
     ) -> None:
         self.name = name
         self._module = module
-        *owners, self._attribute = path.split(".")
-        self._owners = owners
+        *self._owners, self._attribute = path.split(".")
         self._pristine = pristine
         self._tell = tell
 
@@ -122,23 +128,89 @@ class Attribute(Kind):
             owner = getattr(owner, name, None)
         return owner
 
+    def _get(self) -> object:
+        return getattr(self._owner(), self._attribute, self._pristine)
+
+    def _set(self, value: object) -> None:
+        setattr(self._owner(), self._attribute, value)
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The one cell, where there is something to tell."""
+        value = self._get()
+        return () if same(value, self._pristine) else (("", value),)
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Assign the variable."""
+        self._set(self._pristine if before is ABSENT else before)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """As the caller says it of the value that is in force now."""
+        return self._tell(self._pristine if after is ABSENT else after)
+
+
+class AsImported(Attribute):
+    """A variable whose pristine value only the import knows: what it was when it was first seen."""
+
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The one cell, where the variable exists."""
         value = getattr(self._owner(), self._attribute, ABSENT)
         return () if value is ABSENT else (("", value),)
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
-        """Assign the variable."""
+        """Assign the variable; one that came with its module stays."""
         if before is not ABSENT:
-            setattr(self._owner(), self._attribute, before)
-
-    def tell(self, key: Any, before: Any, after: Any) -> str | None:
-        """As the caller says it; a variable that came with its module is no change."""
-        return None if before is ABSENT or after is ABSENT else self._tell(before, after)
+            self._set(before)
 
     def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
-        """The value that the module's source gives."""
-        return {"": self._pristine} if now else {}
+        """As it is now, but for what was wrapped around a function of the module's package."""
+        package = self._module.partition(".")[0]
+        return {key: unwrap(value, stop=lambda one: _is_of(package, one)) for key, value in now.items()}  # type: ignore[arg-type]
+
+
+def _is_of(package: str, function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    folder = getattr(sys.modules.get(package), "__file__", None)
+    return code is None or folder is None or Path(code.co_filename).is_relative_to(Path(folder).parent)
+
+
+class ContextVariable(Attribute):
+    """A ``contextvars.ContextVar`` of a module, in the context of the caller."""
+
+    def _variable(self) -> Any:
+        return super()._get()
+
+    def _get(self) -> object:
+        variable = self._variable()
+        return self._pristine if variable is self._pristine else variable.get(self._pristine)
+
+    def _set(self, value: object) -> None:
+        self._variable().set(value)
+
+
+class Table(Kind):
+    """A dictionary of MLflow's, each of its entries a cell; put back and never told."""
+
+    def __init__(self, name: str, module: str, path: str) -> None:
+        self.name = name
+        self._module = module
+        self._path = path.split(".")
+
+    def _table(self) -> dict[Any, Any]:
+        owner: Any = sys.modules.get(self._module)
+        for name in self._path:
+            owner = getattr(owner, name, None)
+        return {} if owner is None else cast("dict[Any, Any]", owner)
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The entries, none where the module is not imported."""
+        return [*self._table().items()]
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Set or delete the entry."""
+        if before is ABSENT:
+            self._table().pop(key, None)
+        else:
+            self._table()[key] = before
 
 
 Library: TypeAlias = Literal["mlflow", "loguru", "logging", "environment", "files"]

@@ -9,21 +9,18 @@ from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_mlctx.services.state.kinds import ABSENT, Kind, loaded
+from pytest_mlctx.services.state.kinds import ABSENT, Kind
 from pytest_mlctx.services.state.logging import reopen
 
 _DEFAULT: Final = "loguru's own default handler, to be built anew"
 
 
-def _logger() -> Any | None:
-    module = loaded("loguru")
-    return None if module is None else getattr(module, "logger", None)
+def _logger() -> Any:
+    return sys.modules["loguru"].logger
 
 
 def _core() -> Any:
-    logger = _logger()
-    assert logger is not None
-    return logger._core
+    return _logger()._core
 
 
 def _fresh_core() -> Any:
@@ -69,14 +66,14 @@ class Handler(Kind):
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The handlers in force."""
-        return _core().handlers.items()
+        return [*_core().handlers.items()]
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Stop the handler, or revive the very object."""
         core = _core()
         if before is ABSENT:
             if key in core.handlers:
-                _logger().remove(key)  # type: ignore[union-attr]
+                _logger().remove(key)
             return
         if before is _DEFAULT:
             self._rebuild_default(core)
@@ -87,7 +84,7 @@ class Handler(Kind):
 
     @staticmethod
     def _rebuild_default(core: Any) -> None:
-        key = _logger().add(sys.stderr)  # type: ignore[union-attr]
+        key = _logger().add(sys.stderr)
         with core.lock:
             handlers = dict(core.handlers)
             handler = handlers.pop(key)
@@ -115,7 +112,7 @@ class Level(Kind):
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """Number, colour and icon of each level."""
-        return _core().levels.items()
+        return [*_core().levels.items()]
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Forget the level, or give it back what it was."""
@@ -152,7 +149,7 @@ class Extra(Kind):
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The values in force."""
-        return _core().extra.items()
+        return [*_core().extra.items()]
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Set or delete the value."""
@@ -237,7 +234,7 @@ class Context(Kind):
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The values in force."""
-        return sys.modules["loguru._logger"].context.get().items()  # type: ignore[no-any-return]
+        return [*sys.modules["loguru._logger"].context.get().items()]
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Set or delete the value, in a new mapping as loguru does."""

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
-from pytest_mlctx.services.state.kinds import Attribute, Kind
+from pytest_mlctx.services.state.kinds import AsImported, Attribute, ContextVariable, Kind, Table
+from pytest_mlctx.services.state.mlflow_autologging import KINDS as AUTOLOGGING
 from pytest_mlctx.services.state.mlflow_runs import KINDS as RUNS
 from pytest_mlctx.services.state.mlflow_stores import KINDS as STORES
+from pytest_mlctx.services.state.mlflow_tracing import KINDS as TRACING
+from pytest_mlctx.services.state.mlflow_work import KINDS as WORK
+
+_CREDENTIALS = re.compile(
+    r"(?<=://)[^/\s]*@|(?<=[?&])[^=&]*(?:pass|pwd|token|secret|key)[^=&]*=[^&]*", re.IGNORECASE
+)
 
 
-def _shown(uri: str) -> str:
-    """A URI without its credentials."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", uri)
-
-
-def _uri(what: str) -> Any:
-    def tell(before: Any, after: Any) -> str:
-        return f"{what} changed to {_shown(str(after))}" if after else f"{what} unset"
-
-    return tell
+def _changed(what: str) -> Callable[[Any], str]:
+    return lambda after: (
+        f"{what} changed to {_CREDENTIALS.sub('***', str(after))}" if after else f"{what} unset"
+    )
 
 
 class LoggerLevel(Kind):
@@ -47,34 +48,59 @@ class LoggerLevel(Kind):
 
 
 KINDS: tuple[Kind, ...] = (
+    *WORK,
     *RUNS,
+    *AUTOLOGGING,
     Attribute(
         "mlflow.tracking_uri",
         "mlflow.tracking._tracking_service.utils",
         "_tracking_uri",
-        tell=_uri("tracking URI"),
+        tell=_changed("tracking URI"),
     ),
     Attribute(
         "mlflow.registry_uri",
         "mlflow.tracking._model_registry.utils",
         "_registry_uri",
-        tell=_uri("registry URI"),
+        tell=_changed("registry URI"),
     ),
     Attribute(
         "mlflow.experiment",
         "mlflow.tracking.fluent",
         "_active_experiment_id",
-        tell=lambda before, after: (
-            f"active experiment changed to {after}" if after else "active experiment unset"
-        ),
+        tell=_changed("active experiment"),
     ),
+    Attribute(
+        "mlflow.deployments",
+        "mlflow.deployments.utils",
+        "_deployments_target",
+        tell=_changed("deployments target"),
+    ),
+    ContextVariable(  # MLflow 3
+        "mlflow.workspace", "mlflow.utils.workspace_context", "_WORKSPACE", tell=_changed("workspace")
+    ),
+    ContextVariable(
+        "mlflow.workspace_resolved",
+        "mlflow.utils.workspace_context",
+        "_IS_WORKSPACE_RESOLVED",
+        pristine=False,
+    ),
+    ContextVariable("mlflow.prediction", "mlflow.pyfunc.context", "_PREDICTION_REQUEST_CTX"),
+    Attribute("mlflow.model_from_code", "mlflow.models.model", "__mlflow_model__"),
+    Attribute("mlflow.model_config", "mlflow.models.model_config", "__mlflow_model_config__"),
     *STORES,
+    *TRACING,
+    Table("mlflow.prompt", "mlflow.prompt.registry_utils", "PromptCache._instance._cache"),
+    Table("mlflow.server_info", "mlflow.utils.server_info", "_SERVER_INFO_CACHE"),
+    AsImported("mlflow.telemetry", "mlflow.telemetry.client", "_MLFLOW_TELEMETRY_CLIENT"),
+    AsImported(
+        "mlflow.create_run", "mlflow.tracking._tracking_service.client", "TrackingServiceClient.create_run"
+    ),
     LoggerLevel(),
     Attribute(
         "mlflow.log_stream",
         "mlflow.utils.logging_utils",
         "MLFLOW_LOGGING_STREAM._enabled",
         pristine=True,
-        tell=lambda before, after: f"MLflow's logging {'enabled' if after else 'disabled'}",
+        tell=lambda after: f"MLflow's logging {'enabled' if after else 'disabled'}",
     ),
 )

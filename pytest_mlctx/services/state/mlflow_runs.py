@@ -38,7 +38,7 @@ class OpenRun(Kind):
         ]
 
     def undo_all(self, changes: list[Change], failures: list[Exception]) -> None:
-        """Collect garbage first: the ``__del__`` of a callback may end the active run, whichever it is then."""
+        """Collect garbage first: a callback's ``__del__`` may end the run that is active, whichever it is."""
         if any(change.before is ABSENT for change in changes):
             gc.collect()
         super().undo_all(changes, failures)
@@ -46,7 +46,7 @@ class OpenRun(Kind):
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Close the run as KILLED, or put the very object back and open it again."""
         thread, run_id = key
-        stacks = _variable("_active_run_stack")
+        stacks: Any = _variable("_active_run_stack")
         stack = stacks.get() if thread == threading.get_ident() else _by_thread(stacks).get(thread)
         if before is ABSENT:
             if stack is not None:

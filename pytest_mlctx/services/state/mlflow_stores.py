@@ -2,60 +2,81 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Hashable, Iterable, Mapping
+from types import FunctionType
 from typing import Any
 
 from pytest_mlctx.services.state.kinds import ABSENT, Kind
+
+_TRACKING = "mlflow.tracking._tracking_service.utils"
+_MODELS = "mlflow.tracking._model_registry.utils"
+_ARTIFACTS = "mlflow.store.artifact.artifact_repository_registry"
 
 
 class Builder(Kind):
     """What builds the stores of a scheme."""
 
-    def __init__(self, what: str, module: str, variable: str, *caches: str) -> None:
+    def __init__(self, what: str, module: str, variable: str, register: str) -> None:
         self.name = f"mlflow.{what.replace(' ', '_')}"
         self._what = what
         self._module = module
         self._variable = variable
-        self._caches = caches
+        self._register = register
 
     def _registry(self) -> dict[str, Any]:
-        registry = getattr(sys.modules.get(self._module), self._variable, None)
-        return {} if registry is None else registry._registry  # type: ignore[no-any-return]
+        return getattr(getattr(sys.modules.get(self._module), self._variable, None), "_registry", {})
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The builders by scheme; none where MLflow has not made the registry yet."""
-        return self._registry().items()
+        return [*self._registry().items()]
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Register the builder before, and forget the stores that the one now has built."""
+        module = sys.modules[self._module]
         if before is ABSENT:
             self._registry().pop(key, None)
         else:
             self._registry()[key] = before
-        module = sys.modules[self._module]
-        registry = getattr(module, self._variable)
-        cached = getattr(type(registry), "_get_store_with_resolved_uri", None)
-        if cached is not None:
-            cached.cache_clear()
-        for name in self._caches:
-            if hasattr(module, name):
-                getattr(module, name).cache_clear()
+        for owner, cached in (
+            (type(getattr(module, self._variable)), "_get_store_with_resolved_uri"),
+            (module, "_get_tracking_scheme_with_resolved_uri"),
+        ):
+            if hasattr(owner, cached):
+                getattr(owner, cached).cache_clear()
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
-        """The scheme."""
-        if before is ABSENT and _is_own(after):
+        """The scheme; nothing where MLflow has only made its registry meanwhile."""
+        if before is ABSENT and self._originals().get(key) is not None:
             return None
         what = "registered" if before is ABSENT else "unregistered" if after is ABSENT else "replaced"
         return f"{self._what} for the scheme {key!r} {what}"
 
+    def _originals(self) -> dict[str, Any]:
+        return _originals(self._module, self._variable, self._register)
+
     def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
-        """Those that come with MLflow or with an installed package's entry point."""
-        return {scheme: builder for scheme, builder in now.items() if _is_own(builder)}
+        """Those that MLflow itself and the entry points of installed packages register."""
+        originals: dict[Hashable, object] = {**self._originals()}
+        return originals if now else {}
 
 
-def _is_own(builder: object) -> bool:
-    return getattr(builder, "__module__", "").partition(".")[0] == "mlflow"
+@functools.cache
+def _originals(module: str, variable: str, register: str) -> dict[str, Any]:
+    """What the registering function fills an empty registry with, run beside the one in force."""
+    namespace = vars(sys.modules[module])
+    current = namespace[variable]
+    function = namespace.get(register)
+    if function is None:  # registered by statements: what has not been replaced by code of others since
+        return {
+            scheme: builder
+            for scheme, builder in current._registry.items()
+            if builder.__module__.partition(".")[0] == "mlflow"
+        }
+    copy = {**namespace, variable: type(current)() if register.startswith("_register") else None}
+    FunctionType(function.__code__, copy, function.__name__, function.__defaults__)()
+    return dict(copy[variable]._registry)
 
 
 class Engine(Kind):
@@ -63,43 +84,42 @@ class Engine(Kind):
 
     name = "mlflow.engine"
 
-    _MAPS = tuple(
-        (f"mlflow.store.{part}.sqlalchemy_store", variable)
-        for part in ("tracking", "model_registry", "jobs")
-        for variable in ("_engine_map", "_db_uri_sql_alchemy_engine_map")
+    _MODULES = tuple(
+        f"mlflow.store.{part}.sqlalchemy_store" for part in ("tracking", "model_registry", "jobs")
     )
 
-    def _maps(self) -> Iterable[tuple[str, dict[str, Any]]]:
-        for module, variable in self._MAPS:
-            store = getattr(sys.modules.get(module), "SqlAlchemyStore", None)
-            engines = getattr(store, variable, None)
-            if engines is not None:
-                yield module, engines
+    def _maps(self) -> dict[str, dict[str, Any]]:
+        stores = {
+            module: getattr(sys.modules.get(module), "SqlAlchemyStore", None) for module in self._MODULES
+        }
+        return {
+            module: getattr(store, variable)
+            for module, store in stores.items()
+            for variable in ("_engine_map", "_db_uri_sql_alchemy_engine_map")  # MLflow 3 and 2
+            if hasattr(store, variable)
+        }
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The engines by store and URI."""
         return [
-            ((module, uri), engine) for module, engines in self._maps() for uri, engine in [*engines.items()]
+            ((module, uri), engine)
+            for module, engines in self._maps().items()
+            for uri, engine in [*engines.items()]
         ]
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
-        """Close the connections of a new engine; one in memory would lose its tables."""
-        if before is ABSENT and now.url.database not in (None, "", ":memory:"):
+        """Close the connections of a new engine; a database in memory would lose its tables, and is kept."""
+        module, uri = key
+        if before is not ABSENT:
+            self._maps()[module][uri] = before
+        elif now.url.database not in (None, "", ":memory:"):
+            self._maps()[module].pop(uri, None)
             now.dispose()
 
 
 KINDS: tuple[Kind, ...] = (
-    Builder(
-        "tracking store",
-        "mlflow.tracking._tracking_service.utils",
-        "_tracking_store_registry",
-        "_get_tracking_scheme_with_resolved_uri",
-    ),
-    Builder("registry store", "mlflow.tracking._model_registry.utils", "_model_registry_store_registry"),
-    Builder(
-        "artifact repository",
-        "mlflow.store.artifact.artifact_repository_registry",
-        "_artifact_repository_registry",
-    ),
+    Builder("tracking store", _TRACKING, "_tracking_store_registry", "_register_tracking_stores"),
+    Builder("registry store", _MODELS, "_model_registry_store_registry", "_get_store_registry"),
+    Builder("artifact repository", _ARTIFACTS, "_artifact_repository_registry", ""),
     Engine(),
 )

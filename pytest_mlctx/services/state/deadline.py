@@ -1,0 +1,36 @@
+"""Work that may wait for a server or a thread, and must not keep its caller waiting."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+
+
+class DeadlineError(Exception):
+    """The work was not done in time; it goes on in the background."""
+
+
+def within(seconds: float, work: Callable[[], object]) -> None:
+    """Do the work in a thread, in the context of the caller, and wait for it this long.
+
+    Raises:
+        DeadlineError: it takes longer.
+        Exception: what the work itself raised.
+    """
+    errors: list[BaseException] = []
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            context.run(work)
+        except BaseException as error:  # raised again below, in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="mlctx-restore", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if thread.is_alive():
+        raise DeadlineError(f"gave up after {seconds:g} s")

@@ -1,0 +1,126 @@
+"""The process-wide state of MLflow's autologging: configurations, patches, and hooks on later imports."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from pytest_mlctx.services.state.kinds import ABSENT, Attribute, Change, Held, Kind, attempt
+
+_UTILS = "mlflow.utils.autologging_utils"
+_ALL = "mlflow"  # the integration of mlflow.autolog()
+_BY_ALL = "globally_configured"  # marks the configuration of a flavor that mlflow.autolog() has made
+
+
+def _configurations() -> dict[str, dict[str, Any]]:
+    return getattr(sys.modules.get(_UTILS), "AUTOLOGGING_INTEGRATIONS", {})
+
+
+class Integration(Kind):
+    """The configuration of a flavor's autologging, and of ``mlflow.autolog()`` as a whole.
+
+    What ``mlflow.autolog()`` configured is no cell of its own: it follows from the whole, also where a later
+    import brings another flavor in.
+    """
+
+    name = "mlflow.autologging"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The configurations that were made."""
+        return [
+            (name, dict(configuration))
+            for name, configuration in [*_configurations().items()]
+            if configuration and not configuration.get(_BY_ALL)
+        ]
+
+    def undo_all(self, changes: list[Change], failures: list[Exception]) -> None:
+        """Switch off what changed, then switch on again what was on."""
+        with sys.modules[_UTILS]._autolog_conf_global_lock:
+            configurations = _configurations()
+            before = {str(change.cell[1]): change.before for change in changes}
+            stale = set(before)
+            if _ALL in before:
+                stale.update(name for name, made in configurations.items() if made.get(_BY_ALL))
+            for name in stale - {_ALL}:
+                attempt(failures, _switch_off, name)
+            for name in stale:
+                configurations[name] = {}
+            whole = before.get(_ALL, configurations.get(_ALL) or ABSENT)
+            if whole is not ABSENT and whole:
+                attempt(failures, _switch_on, _ALL, whole)
+            for name in before.keys() - {_ALL}:
+                if before[name] is not ABSENT:
+                    attempt(failures, _switch_on, name, before[name])
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """Which flavor, and whether it logs by itself now."""
+        what = "autologging" if key == _ALL else f"autologging of {key}"
+        was, now = _is_on(before), _is_on(after)
+        return f"{what} left {'on' if now else 'off'}" if was is not now else f"{what} configured otherwise"
+
+
+def _is_on(configuration: Any) -> bool:
+    return configuration is not ABSENT and not configuration.get("disable", False)
+
+
+def _flavor(name: str) -> Any | None:
+    return sys.modules.get("mlflow.tracking.fluent" if name == _ALL else f"mlflow.{name}")
+
+
+def _switch_off(name: str) -> None:
+    # Patches alone are not enough: litellm, dspy and others have callbacks that only their autolog() removes.
+    autolog = getattr(_flavor(name), "autolog", None)
+    if autolog is not None and _is_on(_configurations().get(name) or ABSENT):
+        autolog(disable=True, silent=True)
+    sys.modules[_UTILS].revert_patches(name)
+
+
+def _switch_on(name: str, configuration: dict[str, Any]) -> None:
+    autolog = getattr(_flavor(name), "autolog", None)
+    if autolog is not None:
+        known = inspect.signature(autolog).parameters
+        logger = sys.modules["mlflow.tracking.fluent"]._logger
+        disabled, logger.disabled = (
+            logger.disabled,
+            True,
+        )  # "Autologging successfully enabled": it was so before
+        try:
+            autolog(**{key: value for key, value in configuration.items() if key in known})
+        finally:
+            logger.disabled = disabled
+    _configurations()[name] = dict(configuration)
+
+
+class ImportHook(Kind):
+    """What MLflow does when a module is imported. Which of the hooks have run by now makes no difference."""
+
+    name = "mlflow.import_hook"
+
+    def _hooks(self) -> dict[str, list[Any]]:
+        return getattr(sys.modules.get("mlflow.utils.import_hooks"), "_post_import_hooks", {})
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The modules that have a hook."""
+        return [(module, Held("hooked", [*hooks])) for module, hooks in [*self._hooks().items()]]
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Forget the hooks of the module, or put them back; they have run where it is imported."""
+        if before is ABSENT:
+            self._hooks().pop(key, None)
+        else:
+            self._hooks()[key] = [] if key in sys.modules else [*before.thing]
+
+
+KINDS: tuple[Kind, ...] = (
+    Integration(),
+    ImportHook(),
+    Attribute(
+        "mlflow.autologging_disabled",
+        _UTILS,
+        "_AUTOLOGGING_GLOBALLY_DISABLED",
+        pristine=False,
+        tell=lambda after: f"autologging {'disabled' if after else 'enabled'} for all",
+    ),
+)
