@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,7 @@ class AlertsService(Service):
     """The least severity that is delivered; ``OFF``: none is."""
 
     _sent: list[Alert] = PrivateAttr(default_factory=list)
+    _outboxes: list[list[Alert]] = PrivateAttr(default_factory=list)
 
     @field_validator("level")
     @classmethod
@@ -66,6 +69,16 @@ class AlertsService(Service):
         """
         return self._sent
 
+    @contextmanager
+    def recorded(self) -> Iterator[list[Alert]]:
+        """The alerts sent within the block, delivered or not: a list that grows as they are sent."""
+        outbox: list[Alert] = []
+        self._outboxes.append(outbox)
+        try:
+            yield outbox
+        finally:
+            self._outboxes[:] = [other for other in self._outboxes if other is not outbox]
+
     def notify(self, title: str, message: str, level: str = "INFO") -> None:
         """Alert, before ``start()`` too. Takes 5 seconds at most.
 
@@ -77,7 +90,8 @@ class AlertsService(Service):
                 f"AlertsService.notify() got the level {level!r}: "
                 "use DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL."
             )
-        self._sent.append(Alert(title, message, level))
+        for outbox in (self._sent, *self._outboxes):
+            outbox.append(Alert(title, message, level))
         if self.level == "OFF" or _SEVERITIES[level] < _SEVERITIES[self.level]:
             return
         line = f"[{self.app_name}] {title}: {message}"
@@ -94,7 +108,7 @@ class AlertsService(Service):
 
     def __copy__(self) -> Self:
         copy = super().__copy__()
-        copy._sent = []  # model_copy() would go on sharing the list
+        copy._sent, copy._outboxes = [], []  # model_copy() would go on sharing the lists
         return copy
 
 

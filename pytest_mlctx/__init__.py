@@ -1,0 +1,38 @@
+"""Global context management for ML workflows, as a pytest plugin and as services for production jobs.
+
+The names are imported when they are first used, so that loading the plugin costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_mlctx.services import (
+        Alert,
+        AlertsService,
+        LoggerService,
+        MlflowService,
+        RunConfig,
+        Service,
+        ServiceError,
+    )
+
+__all__ = [
+    "Alert",
+    "AlertsService",
+    "LoggerService",
+    "MlflowService",
+    "RunConfig",
+    "Service",
+    "ServiceError",
+]
+
+# Whoever names the package as a plugin means the plugin.
+pytest_plugins = ("pytest_mlctx.plugin",)
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from pytest_mlctx import services
+
+        return getattr(services, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

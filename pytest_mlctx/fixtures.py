@@ -1,0 +1,147 @@
+"""The fixtures: each builds a service from the settings, starts it, yields it and stops it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from pytest_mlctx import logs
+from pytest_mlctx.session import Session
+
+if TYPE_CHECKING:
+    import mlflow
+
+    from pytest_mlctx.services import Alert, AlertsService, LoggerService, MlflowService, Service
+
+    S = TypeVar("S", bound=Service)
+
+
+@contextmanager
+def _running(kind: type[S], fields: dict[str, Any], fixture: str) -> Iterator[S]:
+    """A service made of these fields, started and stopped; what the user must mend is one sentence."""
+    from pydantic import ValidationError
+
+    from pytest_mlctx.services import ServiceError
+
+    try:
+        service = kind(**fields)
+        service.start()
+    except ValidationError as error:
+        sentences = [_sentence(kind, fixture, details) for details in error.errors(include_url=False)]
+        pytest.fail(" ".join(sentences), pytrace=False)
+    except ServiceError as error:
+        pytest.fail(str(error), pytrace=False)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def _sentence(kind: type[Service], fixture: str, details: Any) -> str:
+    name = ".".join(map(str, details["loc"]))
+    if details["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, kind.model_fields, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(kind.model_fields)}."
+        return f"{fixture}: {name!r} is not a field of {kind.__name__}, {hint}"
+    message = details["msg"].removeprefix("Value error, ")
+    return f"{fixture}: {name!r} of {kind.__name__}: {message}."
+
+
+@pytest.fixture(scope="session")
+def _mlctx_active(request: pytest.FixtureRequest) -> None:
+    """Follow the tests, also where the first service is asked for by getfixturevalue."""
+    Session.of(request.config).activate()
+
+
+@pytest.fixture(scope="session")
+def _mlctx_folder(_mlctx_active: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session's temporary folder, a worker's own under xdist."""
+    return tmp_path_factory.mktemp("mlctx", numbered=False)
+
+
+@pytest.fixture(scope="session")
+def logger_config(request: pytest.FixtureRequest, _mlctx_folder: Path) -> dict[str, Any]:
+    """The fields that logger_service is built from; override it in a conftest to change one."""
+    session = Session.of(request.config)
+    return {"sink": str(session.log_sink or _mlctx_folder / "run.log"), "level": session.settings.log_level}
+
+
+@pytest.fixture(scope="session")
+def alerts_config(request: pytest.FixtureRequest, _mlctx_active: None) -> dict[str, Any]:
+    """The fields that alerts_service is built from; override it in a conftest to change one."""
+    alerts = Session.of(request.config).settings.alerts
+    return {"enable": alerts == "desktop", "level": "OFF" if alerts == "off" else "INFO"}
+
+
+@pytest.fixture(scope="session")
+def mlflow_config(request: pytest.FixtureRequest, _mlctx_hermetic: None) -> dict[str, Any]:
+    """The fields that mlflow_service is built from; override it in a conftest to change one."""
+    session = Session.of(request.config)
+    return {
+        "tracking_uri": session.hermetic.tracking_uri,
+        "registry_uri": session.hermetic.registry_uri,
+        "experiment_name": session.settings.experiment,
+        "autolog_disable": True,
+    }
+
+
+@pytest.fixture(scope="session")
+def logger_service(request: pytest.FixtureRequest, logger_config: dict[str, Any]) -> Iterator[LoggerService]:
+    """A running LoggerService on a temporary log file, whose records caplog and pytest's reports see too."""
+    from pytest_mlctx.services import LoggerService
+
+    with _running(LoggerService, logger_config, "logger_config") as service:
+        with logs.bridged(service.level):
+            yield service
+
+
+@pytest.fixture(scope="session")
+def alerts_service(alerts_config: dict[str, Any]) -> Iterator[AlertsService]:
+    """A running AlertsService that never touches the desktop unless --mlctx-alerts=desktop."""
+    from pytest_mlctx.services import AlertsService
+
+    with _running(AlertsService, alerts_config, "alerts_config") as service:
+        yield service
+
+
+@pytest.fixture
+def alerts_outbox(alerts_service: AlertsService) -> Iterator[list[Alert]]:
+    """The alerts that this test sent, oldest first, delivered or not."""
+    with alerts_service.recorded() as outbox:
+        yield outbox
+
+
+@pytest.fixture(scope="session")
+def _mlctx_hermetic(request: pytest.FixtureRequest, _mlctx_folder: Path) -> Iterator[None]:
+    """The environment and the temporary store of the session's MLflow."""
+    with Session.of(request.config).hermetic.in_force(_mlctx_folder):
+        yield
+
+
+@pytest.fixture(scope="session")
+def mlflow_service(
+    request: pytest.FixtureRequest, _mlctx_hermetic: None, mlflow_config: dict[str, Any]
+) -> Iterator[MlflowService]:
+    """A running MlflowService on a temporary SQLite file, with the experiment of --mlctx-experiment."""
+    from pytest_mlctx.services import MlflowService, runs
+
+    session = Session.of(request.config)
+    with _running(MlflowService, mlflow_config, "mlflow_config") as service:
+        with session.hermetic.governed(service.tracking_uri), runs.tagging(session.tracking.tags):
+            yield service
+
+
+@pytest.fixture
+def mlflow_run(request: pytest.FixtureRequest, mlflow_service: MlflowService) -> Iterator[mlflow.ActiveRun]:
+    """An active run of this test: named after it, tagged with its node id, closed with its outcome."""
+    tracking = Session.of(request.config).tracking
+    run = tracking.open(request.node, mlflow_service)
+    try:
+        yield run
+    finally:
+        tracking.detach()

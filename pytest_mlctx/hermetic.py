@@ -1,0 +1,131 @@
+"""The environment of the tests: their store is found, temporary or named, and no other is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pytest_mlctx.settings import Settings
+
+AMBIENT = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+"""The variables that would lead to a store, and are not followed."""
+
+# Each names something in a store, or a way out of it (MLflow's documentation, "Environment variables").
+_SET_ASIDE = (
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_ACTIVE_MODEL_ID",
+    "_MLFLOW_ACTIVE_MODEL_ID",
+    "MLFLOW_TRACE_SAMPLING_RATIO",
+    "MLFLOW_TRACING_DESTINATION",
+    "MLFLOW_TRACE_ENABLE_OTLP_DUAL_EXPORT",
+    "MLFLOW_WORKSPACE",
+    "MLFLOW_READ_REPLICA_BACKEND_STORE_URI",
+)
+_SILENCED = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_OTLP_EXPORTER": "false"}
+# A suite does not wait minutes for a server that is gone; whoever set these had a reason.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_REMEDY = (
+    "start the tests with --mlctx-remote=redirect to use the temporary store under that name, "
+    "with --mlctx-remote=allow to reach it, or with --mlctx-tracking-uri to track there."
+)
+
+
+class Hermetic:
+    """The store of a session's tests, and the environment in which no other is found.
+
+    Attributes:
+        store_uri: the temporary store, once it has a name; None where the user named one.
+        ambient: the variables of `AMBIENT` that were set from outside.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._link: Path | None = None
+        self.store_uri: str | None = None
+        self.ambient = {name: os.environ[name] for name in AMBIENT if name in os.environ}
+
+    @property
+    def tracking_uri(self) -> str:
+        """Where the tests track."""
+        return self._settings.tracking_uri or self.store_uri or ""
+
+    @property
+    def registry_uri(self) -> str:
+        """Where the tests register models."""
+        return self._settings.registry_uri or self.tracking_uri
+
+    @contextmanager
+    def early(self) -> Iterator[None]:
+        """The environment from before the first conftest: libraries bind the URI when they are imported.
+
+        pytest's temporary folder has no name yet, so the URI leads over a link, made once it has one.
+        """
+        from pytest_mlctx.services import state
+        from pytest_mlctx.services.store import places
+
+        before = state.capture("environment")
+        if self._settings.tracking_uri is None:
+            self._link = places.temporary_folder() / "session"
+            self.store_uri = places.sqlite_uri(self._link / "mlflow.db")
+        self._enforce()
+        try:
+            yield
+        finally:
+            state.restore(before)
+            if self._link is not None and (self._link.is_symlink() or not self._link.exists()):
+                self._link.unlink(missing_ok=True)
+                self._link.parent.rmdir()
+
+    @contextmanager
+    def in_force(self, folder: Path) -> Iterator[None]:
+        """The environment, and the temporary store in this folder where the user named none."""
+        from pytest_mlctx.services import state, store
+
+        before = state.capture("environment")
+        if self._link is not None and not self._link.exists():
+            try:
+                self._link.symlink_to(folder, target_is_directory=True)
+            except OSError:  # Windows wants a privilege for it
+                self._link.mkdir()
+        for name, value in _SILENCED.items():  # before the template is built, which may import mlflow
+            os.environ[name] = value
+        temporary = None
+        if self._settings.tracking_uri is None:
+            temporary = store.create((self._link or folder) / "mlflow.db", fallback=folder)
+            self.store_uri = temporary.uri
+        self._enforce()
+        try:
+            yield
+        finally:
+            state.restore(before)
+            if temporary is not None:
+                temporary.close()
+
+    def _enforce(self) -> None:
+        for name in _SET_ASIDE:
+            os.environ.pop(name, None)
+        os.environ.update(_SILENCED)
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
+        os.environ["MLFLOW_TRACKING_URI"] = self.tracking_uri
+        os.environ["MLFLOW_REGISTRY_URI"] = self.registry_uri
+        if self.store_uri is not None:
+            os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"
+
+    @contextmanager
+    def governed(self, tracking_uri: str) -> Iterator[None]:
+        """``--mlctx-remote`` in force, where the service tracks to the temporary store."""
+        from pytest_mlctx.services import remote
+
+        if tracking_uri != self.store_uri:
+            yield
+            return
+        own = () if self._settings.registry_uri is None else (self._settings.registry_uri,)
+        with remote.governed(self._settings.remote, tracking_uri, remedy=_REMEDY, exempt=own):
+            yield

@@ -1,0 +1,161 @@
+"""LoggerService: loguru on one sink, its default handler set aside meanwhile."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from string import Formatter
+from typing import TYPE_CHECKING, ClassVar, TextIO
+
+from loguru import logger
+from pydantic import PrivateAttr, field_validator
+
+from pytest_mlctx.services import state
+from pytest_mlctx.services.base import Service, ServiceError
+
+if TYPE_CHECKING:
+    from loguru import Logger
+
+FORMAT = (
+    "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> | <level>{level: <8}</level> | "
+    "<cyan>{name}</cyan>:<cyan>{function}</cyan>:<cyan>{line}</cyan> - <level>{message}</level>"
+)
+# From loguru's documentation, "The record dict".
+_RECORD_FIELDS = frozenset(
+    "elapsed exception extra file function level line message module name process thread time".split()
+)
+_DEFAULT_HANDLER = 0  # the id that loguru gives to the handler it starts with
+
+
+class _Stream:
+    """A standard stream, looked up at each write: it may have been captured, replaced or closed since."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def write(self, message: str) -> None:
+        for stream in (getattr(sys, self._name), getattr(sys, f"__{self._name}__")):
+            if _usable(stream):
+                stream.write(message)
+                stream.flush()
+                return
+
+
+def _usable(stream: TextIO | None) -> bool:
+    return stream is not None and not getattr(stream, "closed", False)
+
+
+class LoggerService(Service):
+    """loguru with one sink of the given level and format.
+
+    While it runs loguru's default handler is set aside; handlers that were added before stay in use, those
+    added meanwhile go with it.
+    """
+
+    libraries: ClassVar[tuple[state.Library, ...]] = ("loguru", "logging")
+
+    sink: str = "stderr"
+    """``stderr``, ``stdout``, or the path of a file, appended to."""
+    level: str = "DEBUG"
+    """The least severity that is written: a level that loguru knows."""
+    format: str = FORMAT
+    """A format string of loguru's, with its colour markup."""
+    colorize: bool = True
+    """Turn colour markup into terminal colours on ``stderr`` and ``stdout``; a file never has them."""
+    serialize: bool = False
+    """Write each record as a line of JSON."""
+    backtrace: bool = True
+    """Show the frames above the point where an exception was caught, too."""
+    diagnose: bool = False
+    """Show the values of variables in tracebacks; they may hold secrets."""
+    catch: bool = True
+    """Report an error of the sink on stderr instead of raising it in the code that logs."""
+
+    _handlers: list[int] = PrivateAttr(default_factory=list)
+
+    @field_validator("level")
+    @classmethod
+    def _known_level(cls, level: str) -> str:
+        try:
+            logger.level(level)
+        except ValueError:
+            raise ValueError(
+                f"{level!r} is not a level of loguru's: use TRACE, DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL"
+            ) from None
+        return level
+
+    @field_validator("format")
+    @classmethod
+    def _known_fields(cls, format: str) -> str:  # noqa: A002
+        try:
+            names = {name for _, name, _, _ in Formatter().parse(format) if name is not None}
+        except ValueError as error:
+            raise ValueError(f"{format!r} is not a format string ({error})") from None
+        unknown = {re.split(r"[.\[]", name)[0] for name in names} - _RECORD_FIELDS
+        if unknown:
+            raise ValueError(
+                f"{format!r} names {', '.join(sorted(unknown))}, which loguru's records have not: "
+                f"use {', '.join(sorted(_RECORD_FIELDS))}"
+            )
+        return format
+
+    @field_validator("sink")
+    @classmethod
+    def _named_sink(cls, sink: str) -> str:
+        if not sink.strip():
+            raise ValueError("is empty: use stderr, stdout or the path of a file")
+        return sink
+
+    def logger(self) -> Logger:
+        """loguru's logger: the same object everywhere, before and after ``start()`` too."""
+        return logger
+
+    def _apply(self) -> None:
+        # Started again within itself the sink must not write twice; a handler that is gone already is no loss.
+        for handler in (_DEFAULT_HANDLER, *self._handlers):
+            try:
+                logger.remove(handler)
+            except ValueError:
+                continue
+        if self.sink in ("stderr", "stdout"):
+            sink: _Stream | Path = _Stream(self.sink)
+        else:
+            sink = _log_file(self.sink)
+        try:
+            handler = logger.add(
+                sink,
+                level=self.level,
+                format=self.format,
+                colorize=self.colorize and isinstance(sink, _Stream),
+                serialize=self.serialize,
+                backtrace=self.backtrace,
+                diagnose=self.diagnose,
+                catch=self.catch,
+                **({} if isinstance(sink, _Stream) else {"encoding": "utf-8"}),
+            )
+        except OSError as error:
+            raise ServiceError(
+                f"LoggerService.sink {self.sink!r} cannot be written ({error.strerror}): "
+                "change its permissions or choose another file."
+            ) from error
+        except ValueError as error:
+            raise ServiceError(f"LoggerService.format {self.format!r} is not valid: {error}") from error
+        self._handlers.append(handler)
+
+
+def _log_file(sink: str) -> Path:
+    """The path of a log file whose folder exists.
+
+    Raises:
+        ServiceError: it does not, or the path is a folder.
+    """
+    path = Path(sink)
+    if path.is_dir():
+        raise ServiceError(f"LoggerService.sink {sink!r} is a folder: add the name of a file.")
+    if not path.absolute().parent.is_dir():
+        raise ServiceError(
+            f"LoggerService.sink {sink!r}: the folder {str(path.absolute().parent)!r} does not exist: "
+            "create it or choose another."
+        )
+    return path

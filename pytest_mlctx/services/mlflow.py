@@ -1,0 +1,231 @@
+"""MlflowService: where MLflow tracks, to which experiment, what it logs by itself; runs with their outcome."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from loguru import logger
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+
+from pytest_mlctx.services import remote, runs, state, store, uris
+from pytest_mlctx.services.base import Service, ServiceError
+
+if TYPE_CHECKING:
+    import mlflow
+
+
+class RunConfig(BaseModel):
+    """What ``MlflowService.run_context`` gives to ``mlflow.start_run``."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    name: str
+    """The run's name, not its id; need not be unique."""
+    description: str | None = None
+    """Shown on the run's page; MLflow renders it as Markdown."""
+    tags: dict[str, Any] | None = None
+    """Values of any type: MLflow stores their text."""
+    log_system_metrics: bool | None = True
+    """Sample CPU, memory, disk and network while the run is open; None: as MLflow is set."""
+
+
+class MlflowService(Service):
+    """MLflow on one tracking and registry store, with an active experiment and autologging as configured.
+
+    On a ``sqlite:///`` store the artifacts of new experiments lie in ``mlartifacts/`` beside the database.
+    """
+
+    RunConfig: ClassVar[type[RunConfig]] = RunConfig
+    libraries: ClassVar[tuple[state.Library, ...]] = ("mlflow", "environment")
+
+    tracking_uri: str = "sqlite:///mlflow.db"
+    """Any URI that MLflow tracks to: ``sqlite:///``, a path, ``http(s)://``, ``postgresql://``, ``databricks``."""
+    registry_uri: str | None = None
+    """The model registry; None becomes the tracking URI, so that the attribute always tells the URI in use."""
+    experiment_name: str = "default"
+    """The active experiment, made where it is missing."""
+    registry_name: str = "default"
+    """The name that jobs pass to ``mlflow.register_model``; the service itself registers nothing."""
+    autolog_disable: bool = False
+    """Autologging off; the other autolog fields have no effect then."""
+    autolog_disable_for_unsupported_versions: bool = False
+    """No autologging of libraries in versions that this MLflow was not tested with."""
+    autolog_exclusive: bool = False
+    """Autologging stays out of runs that the user opened."""
+    autolog_log_input_examples: bool = True
+    """Log a sample of the training data with each model."""
+    autolog_log_model_signatures: bool = True
+    """Infer and log the signature of each model."""
+    autolog_log_models: bool = False
+    """Log trained models themselves."""
+    autolog_log_datasets: bool = False
+    """Log what the training data was."""
+    autolog_silent: bool = False
+    """No messages and warnings of MLflow's while autologging."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_registry(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("registry_uri") is None:
+            tracking_uri = values.get("tracking_uri", cls.model_fields["tracking_uri"].default)
+            return {**values, "registry_uri": tracking_uri}
+        return values
+
+    @field_validator("experiment_name")
+    @classmethod
+    def _one_line(cls, name: str) -> str:
+        if not name.strip() or re.search(r"[\r\n]", name):
+            raise ValueError(f"{name!r} is not the name of an experiment: give one line that is not blank")
+        return name
+
+    def client(self) -> mlflow.MlflowClient:
+        """A client of this service's tracking store and registry, running or not."""
+        import mlflow
+
+        return mlflow.MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.registry_uri)
+
+    @contextmanager
+    def run_context(self, run_config: RunConfig) -> Iterator[mlflow.ActiveRun]:
+        """An active run, nested where one is active, whose start and end are logged at INFO.
+
+        It ends as ``FINISHED``, on ``KeyboardInterrupt`` as ``KILLED``, on another exception as ``FAILED``.
+
+        Args:
+            run_config: the run's name, description, tags, and whether system metrics are sampled.
+
+        Yields:
+            the run (``mlflow.ActiveRun``) in the active experiment.
+        """
+        import mlflow
+
+        began = time.monotonic()
+        run = mlflow.start_run(
+            run_name=run_config.name,
+            nested=mlflow.active_run() is not None,
+            tags=run_config.tags,
+            description=run_config.description,
+            log_system_metrics=run_config.log_system_metrics,
+        )
+        run_id = run.info.run_id
+        logger.info("MLflow run {} ({}) started", run_config.name, run_id)
+        status = "FAILED"
+        try:
+            yield run
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            _end_run(run_id, status)
+            seconds = time.monotonic() - began
+            logger.info("MLflow run {} ({}) ended: {}, {:.3f} s", run_config.name, run_id, status, seconds)
+
+    def _apply(self) -> None:
+        registry_uri = self.registry_uri or self.tracking_uri
+        stores = {"tracking_uri": self.tracking_uri}
+        if registry_uri != self.tracking_uri:
+            stores["registry_uri"] = registry_uri
+        for field, uri in stores.items():
+            uris.check(f"MlflowService.{field}", uri)
+        if any(uris.is_file_store(uri) for uri in stores.values()):
+            os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # MLflow 3 refuses the file store without it
+
+        import mlflow
+
+        for field, uri in stores.items():
+            if remote.reaches(uri):
+                uris.ask(f"MlflowService.{field}", uri)
+        store.serve()
+        mlflow.set_tracking_uri(self.tracking_uri)
+        mlflow.set_registry_uri(registry_uri)
+        with self._told_as_service_errors():
+            mlflow.set_experiment(experiment_id=self._experiment_id(self.client()))
+        self._autolog()
+
+    def _experiment_id(self, client: mlflow.MlflowClient) -> str:
+        # Not set_experiment(name): beaten by another process it leaves the active experiment unset.
+        from mlflow.exceptions import MlflowException
+
+        experiment = client.get_experiment_by_name(self.experiment_name)
+        if experiment is None:
+            with contextlib.suppress(MlflowException):
+                return str(client.create_experiment(self.experiment_name))
+            experiment = client.get_experiment_by_name(self.experiment_name)
+            if experiment is None:
+                return str(client.create_experiment(self.experiment_name))
+        if experiment.lifecycle_stage != "active":
+            raise ServiceError(
+                f"MlflowService.experiment_name {self.experiment_name!r} was deleted in this store: "
+                f"restore it (`mlflow experiments restore -x {experiment.experiment_id}`) or choose another name."
+            )
+        return str(experiment.experiment_id)
+
+    def _autolog(self) -> None:
+        import mlflow
+        from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
+
+        active = any(config and not config.get("disable") for config in AUTOLOGGING_INTEGRATIONS.values())
+        if self.autolog_disable and not active:
+            return
+        mlflow.autolog(
+            disable=self.autolog_disable,
+            disable_for_unsupported_versions=self.autolog_disable_for_unsupported_versions,
+            exclusive=self.autolog_exclusive,
+            log_input_examples=self.autolog_log_input_examples,
+            log_model_signatures=self.autolog_log_model_signatures,
+            log_models=self.autolog_log_models,
+            log_datasets=self.autolog_log_datasets,
+            silent=self.autolog_silent,
+        )
+
+    @contextmanager
+    def _told_as_service_errors(self) -> Iterator[None]:
+        import mlflow
+
+        try:
+            yield
+        except ServiceError:
+            raise
+        except Exception as error:
+            where = f"MlflowService.tracking_uri {uris.redact(self.tracking_uri)!r}"
+            text = uris.redact(" ".join(str(error).split()))
+            if "FallbackAsyncAdaptedQueuePool" in text:
+                sentence = (
+                    f"MLflow {mlflow.__version__} cannot open a SQL store beside SQLAlchemy 2.1: "
+                    "install 'sqlalchemy<2.1', or MLflow 3.14 or newer."
+                )
+            elif "out-of-date database schema" in text or "Can't locate revision" in text:
+                sentence = (
+                    f"{where} was made by another MLflow than {mlflow.__version__}: back it up and run "
+                    "`mlflow db upgrade` on it where that MLflow was older, or install the one that made it."
+                )
+            else:
+                sentence = f"{where} cannot be used by MLflow {mlflow.__version__}: {text[:300]}"
+            raise ServiceError(sentence) from None
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        yield from self._public_configuration().items()  # pytest shows the repr of a failing test's fixtures
+
+    def _public_configuration(self) -> dict[str, Any]:
+        return {
+            field: uris.redact(value) if isinstance(value, str) else value
+            for field, value in self.model_dump().items()
+        }
+
+
+def _end_run(run_id: str, status: str) -> None:
+    """End the run, and the runs that were opened within it and left open."""
+    import mlflow
+
+    stack = runs.active_run_ids()
+    if run_id not in stack:
+        return  # the block has ended it itself
+    for _ in stack[stack.index(run_id) + 1 :]:
+        mlflow.end_run(status)
+    mlflow.end_run(status)

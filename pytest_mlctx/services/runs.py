@@ -1,0 +1,110 @@
+"""Every run that this process opens: the tags that it gets from outside the code that opens it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from loguru import logger
+
+Tags = Callable[[str, str], Mapping[str, str]]
+"""Tags for a run about to be opened, by the URI of its store and the id of its experiment."""
+
+_providers: list[Tags] = []
+
+
+def active_run_ids() -> list[str]:
+    """The ids of this thread's active runs, the innermost last."""
+    from mlflow.tracking import fluent
+
+    return [run.info.run_id for run in fluent._active_run_stack.get()]
+
+
+@contextmanager
+def tagging(tags: Tags) -> Iterator[None]:
+    """Within the block every run that this process opens gets these tags; those that its code gives win.
+
+    All ways lead through ``TrackingServiceClient.create_run``: the fluent API, a client, autologging.
+    """
+    from mlflow.tracking._tracking_service.client import TrackingServiceClient
+
+    if not _providers:
+        _wrap(TrackingServiceClient)
+    _providers.append(tags)
+    try:
+        yield
+    finally:
+        _providers.remove(tags)
+        if not _providers:
+            _unwrap(TrackingServiceClient)
+
+
+def _wrap(client_class: Any) -> None:
+    original = client_class.create_run
+
+    @functools.wraps(original)
+    def create_run(
+        self: Any,
+        experiment_id: str,
+        start_time: Any = None,
+        tags: Any = None,
+        run_name: Any = None,
+        **more: Any,
+    ) -> Any:
+        ours = {
+            key: value
+            for provider in _providers.copy()
+            for key, value in provider(self.tracking_uri, str(experiment_id)).items()
+        }
+        return original(self, experiment_id, start_time, {**ours, **(tags or {})}, run_name, **more)
+
+    client_class.create_run = create_run
+
+
+def _unwrap(client_class: Any) -> None:
+    # Somebody may have wrapped ours since: then it stays, with no provider left to ask.
+    if (
+        getattr(client_class.create_run, "__module__", None)
+        and client_class.create_run.__code__.co_filename == __file__
+    ):
+        client_class.create_run = client_class.create_run.__wrapped__
+
+
+class Detached:
+    """A run that is open in its store and no longer active in this process."""
+
+    def __init__(self, run_id: str, store: Any) -> None:
+        self._run_id = run_id
+        self._store = store
+
+    def close(self, status: str, tags: Mapping[str, str]) -> None:
+        """End the run, also after the service has stopped; a store that is away by now keeps it open.
+
+        Args:
+            status: ``FINISHED``, ``FAILED`` or ``KILLED``.
+            tags: set beforehand.
+        """
+        from mlflow.entities import RunStatus, RunTag
+        from mlflow.exceptions import MlflowException
+
+        try:
+            for key, value in tags.items():
+                self._store.set_tag(self._run_id, RunTag(key, value))
+            self._store.update_run_info(
+                self._run_id, RunStatus.from_string(status), int(time.time() * 1000), None
+            )
+        except MlflowException as error:
+            logger.warning("MLflow run {} could not be closed as {}: {}", self._run_id, status, error)
+
+
+def detach(run_id: str, store_uri: str) -> Detached:
+    """Take a run from this thread's active runs without ending it."""
+    from mlflow.tracking import fluent
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    stack: Any = fluent._active_run_stack.get()
+    stack[:] = [run for run in stack if run.info.run_id != run_id]
+    return Detached(run_id, _get_store(store_uri))

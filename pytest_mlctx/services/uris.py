@@ -1,0 +1,282 @@
+"""The URIs that MLflow accepts for a store: checked without opening them, asked once, shown without secrets."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from pytest_mlctx.services.base import ServiceError
+
+T = TypeVar("T")
+
+DEADLINE = 4.5
+"""Seconds that a server has for its answer, connection included."""
+
+_FILES = ("", "file")
+_DATABASES = ("postgresql", "mysql", "mssql")
+_SERVERS = ("http", "https")
+_DATABRICKS = ("databricks", "databricks-uc", "uc")
+_SCHEMES = ("sqlite", "file", *_SERVERS, *_DATABASES, *_DATABRICKS)
+
+_CREDENTIALS = re.compile(r"(?<=://)(?![/\s])[^\s'\"]*@")
+_SECRETS = re.compile(r"(?i)([?&](?:[a-z_]*(?:password|passwd|pwd|token|secret|key)[a-z_]*)=)[^&\s'\"]*")
+
+
+def redact(text: str) -> str:
+    """The text with the credentials of every URI in it, user name included, replaced by ``***``."""
+    return _SECRETS.sub(r"\1***", _CREDENTIALS.sub("***@", text))
+
+
+def scheme(uri: str) -> str:
+    """The URI's scheme without a SQLAlchemy driver; a plain path, a Windows drive too, has ``""``."""
+    if uri in _DATABRICKS:
+        return uri
+    name = uri.partition(":")[0] if ":" in uri else ""
+    return "" if len(name) == 1 or not re.fullmatch(r"[A-Za-z][\w.+-]*", name) else name.split("+")[0].lower()
+
+
+def is_file_store(uri: str) -> bool:
+    """Whether MLflow keeps this store as files in a folder."""
+    return scheme(uri) in _FILES
+
+
+def is_remote(uri: str) -> bool:
+    """Whether the store is another machine's: a server or database server that is not on loopback."""
+    kind = scheme(uri)
+    if kind in _DATABRICKS:
+        return True
+    if kind not in _SERVERS + _DATABASES:
+        return False
+    return not _is_loopback(urlsplit(uri).hostname)
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host in (None, "localhost"):
+        return host is not None
+    try:
+        return ipaddress.ip_address(str(host)).is_loopback
+    except ValueError:
+        return False
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The database file of a ``sqlite:`` URI as SQLAlchemy reads it; None for another scheme or a database in memory."""
+    if scheme(uri) != "sqlite":
+        return None
+    name = uri.partition(":///")[2].partition("?")[0]
+    return None if name in ("", ":memory:") else Path(name)
+
+
+def folder(uri: str) -> Path:
+    """The folder of a file store.
+
+    Args:
+        uri: a plain path or a ``file:`` URI.
+    """
+    return Path(url2pathname(unquote(urlsplit(uri).path))) if scheme(uri) == "file" else Path(uri)
+
+
+def check(field: str, uri: str) -> None:
+    """Refuse what can be judged wrong without opening the store.
+
+    Args:
+        field: the name of the field or option, for the sentence.
+        uri: what the user gave.
+
+    Raises:
+        ServiceError: empty, of a scheme that MLflow does not know, or a SQLite URL that SQLAlchemy misreads.
+    """
+    shown = redact(uri)
+    if not uri.strip():
+        raise ServiceError(
+            f"{field} is empty: give a URI that MLflow accepts, such as 'sqlite:///mlflow.db' or 'http://host:5000'."
+        )
+    kind = scheme(uri)
+    if kind == "sqlite" and ("?" in uri or re.search(r"%[0-9A-Fa-f]{2}", uri)):
+        raise ServiceError(
+            f"{field} {shown!r} has a '?' or a '%' escape, which a SQLite URL cannot carry "
+            "(SQLAlchemy would open another file): choose a path without them."
+        )
+    if kind == "sqlite" and not re.match(r"sqlite(\+\w+)?://(/|$)", uri):
+        raise ServiceError(
+            f"{field} {shown!r} is no SQLite URL: write 'sqlite:///relative.db' or 'sqlite:////absolute.db'."
+        )
+    if kind in _FILES or kind in _SCHEMES or kind in _registered_schemes():
+        if kind in _SERVERS + _DATABASES and not _hostname(uri) and kind in _SERVERS:
+            raise ServiceError(f"{field} {shown!r} names no host: write '{kind}://host:port'.")
+        return
+    near = difflib.get_close_matches(kind, _SCHEMES, n=1)
+    hint = f"did you mean '{near[0]}:'?" if near else f"use one of {', '.join(_SCHEMES)}, or a path."
+    raise ServiceError(f"{field} {shown!r} has the scheme '{kind}', which MLflow does not know: {hint}")
+
+
+def _hostname(uri: str) -> str | None:
+    try:
+        return urlsplit(uri).hostname
+    except ValueError:
+        return None
+
+
+def _registered_schemes() -> set[str]:
+    """The schemes that installed MLflow plugins bring (MLflow's documentation, "Plugins")."""
+    groups = ("mlflow.tracking_store", "mlflow.model_registry_store")
+    return {point.name for group in groups for point in entry_points(group=group)}
+
+
+def ask(field: str, uri: str) -> None:
+    """Put one question to the store, so that what can't answer is told at once and not after MLflow's retries.
+
+    Args:
+        field: the name of the field, for the sentence.
+        uri: a URI that passed `check`.
+
+    Raises:
+        ServiceError: it does not answer within `DEADLINE` seconds, refuses, or is not what the URI says.
+    """
+    kind = scheme(uri)
+    if kind == "sqlite":
+        _ask_sqlite(field, uri)
+    elif kind in _FILES:
+        _ask_folder(field, folder(uri), uri)
+    elif kind in _SERVERS:
+        _ask_server(field, uri)
+    elif kind in _DATABASES:
+        _ask_database(field, uri)
+
+
+def _ask_folder(field: str, path: Path, uri: str) -> None:
+    existing = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), path)
+    if not existing.is_dir():
+        raise ServiceError(f"{field} {uri!r}: {str(existing)!r} is not a folder: choose another path.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ServiceError(
+            f"{field} {uri!r}: the folder {str(existing)!r} may not be written: change its permissions or choose another."
+        )
+
+
+def _ask_sqlite(field: str, uri: str) -> None:
+    path = sqlite_path(uri)
+    if path is None:
+        return
+    if not path.exists():
+        _ask_folder(field, path.parent, uri)
+        return
+    if path.is_dir():
+        raise ServiceError(
+            f"{field} {uri!r} names a folder: add the name of a database file, such as 'mlflow.db'."
+        )
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise ServiceError(
+            f"{field} {uri!r}: the file may not be written: change its permissions or choose another."
+        )
+    _ask_folder(field, path.parent, uri)  # SQLite writes its journal beside the file
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=DEADLINE)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        raise ServiceError(
+            f"{field} {uri!r} cannot be opened ({error}): see who holds it, or choose another."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise ServiceError(
+            f"{field} {uri!r} is no SQLite database ({error}): choose another file."
+        ) from error
+    finally:
+        connection.close()
+
+
+def _ask_server(field: str, uri: str) -> None:
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    def question() -> tuple[int, str]:
+        response = http_request(
+            get_default_host_creds(uri),
+            "/api/2.0/mlflow/experiments/get-by-name",
+            "GET",
+            params={"experiment_name": "Default"},
+            max_retries=0,
+            timeout=2,
+            raise_on_status=False,
+        )
+        return response.status_code, response.text
+
+    code, text = _within_deadline(field, uri, question)
+    where = f"{field} {redact(uri)!r}"
+    if code in (401, 403):
+        raise ServiceError(
+            f"{where} answers {code}, not authorised: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "or MLFLOW_TRACKING_TOKEN."
+        )
+    if not text.lstrip().startswith("{") or code not in (200, 404):
+        answer = (
+            f"HTTP {code}"
+            if text.lstrip().startswith("{") or code != 200
+            else "a page that is not MLflow's API"
+        )
+        raise ServiceError(
+            f"{where} answers {answer}: check that an MLflow server listens there, and its log."
+        )
+
+
+def _ask_database(field: str, uri: str) -> None:
+    import sqlalchemy
+
+    def question() -> None:
+        engine = sqlalchemy.create_engine(uri)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+    _within_deadline(field, uri, question)
+
+
+def _within_deadline(field: str, uri: str, question: Callable[[], T]) -> T:
+    # A thread, since a server that drips its answer byte by byte passes every timeout of a socket.
+    answers: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            answers.append(question())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="mlctx-ask", daemon=True)
+    thread.start()
+    thread.join(DEADLINE)
+    if answers:
+        return answers[0]
+    where = f"{field} {redact(uri)!r}"
+    if not errors:
+        raise ServiceError(
+            f"{where} gave no answer within {DEADLINE:g} s: check that the server is up and reachable."
+        )
+    if isinstance(errors[0], ImportError):
+        raise ServiceError(f"{where} needs a driver that is not installed: {errors[0]}.") from None
+    # The error itself may carry the URI with its password, and so would a chained traceback.
+    raise ServiceError(
+        f"{where} cannot be reached ({_reason(errors[0])}): check the address and that the server is up."
+    ) from None
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, as one short line."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    line = next(iter(str(error).strip().splitlines()), "")
+    return (
+        redact(re.sub(r"^.*?(Connection refused|Name or service not known|timed out).*$", r"\1", line))[:200]
+        or type(error).__name__
+    )

@@ -1,0 +1,91 @@
+"""What one pytest session holds: its settings, and the rooms that are made when they are first needed."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from pytest_mlctx.guard import Guard
+from pytest_mlctx.hermetic import Hermetic
+from pytest_mlctx.settings import Settings
+from pytest_mlctx.tracking import Tracking
+
+SERVICE_FIXTURES = frozenset(
+    {"logger_service", "alerts_service", "alerts_outbox", "mlflow_service", "mlflow_run"}
+)
+
+
+class Session:
+    """One session of pytest, a worker's own under xdist."""
+
+    key = pytest.StashKey["Session"]()
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._config = config
+        self._stack = ExitStack()
+        self.settings = settings
+        self.hermetic = Hermetic(settings)
+        self.active = False
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Session:
+        """The session of this configuration."""
+        return config.stash[cls.key]
+
+    @cached_property
+    def guard(self) -> Guard:
+        """Looks after the state between tests."""
+        return Guard("auto")
+
+    @cached_property
+    def tracking(self) -> Tracking:
+        """Links tests and runs."""
+        return Tracking(self._config, self.settings)
+
+    @property
+    def log_sink(self) -> Path | None:
+        """The log file that the user named; a worker writes beside it, ``run.gw0.log``."""
+        sink = self.settings.log_sink
+        worker = getattr(self._config, "workerinput", {}).get("workerid")
+        return (
+            sink if sink is None or worker is None else sink.with_name(f"{sink.stem}.{worker}{sink.suffix}")
+        )
+
+    def activate(self) -> None:
+        """Register the hooks that follow each test: from the first one on that uses a service."""
+        if not self.active:
+            self.active = True
+            self._config.pluginmanager.register(self.guard, "mlctx-guard")
+            self._config.pluginmanager.register(self.tracking, "mlctx-tracking")
+            self.guard.watch()
+
+    def used_by(self, items: list[pytest.Item]) -> bool:
+        """Whether one of these tests is known to use a service before it runs."""
+        return bool(items) and (
+            bool(self.settings.autouse)
+            or any(not SERVICE_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) for item in items)
+        )
+
+    def hold_early(self) -> None:
+        """Keep MLflow off every other store from before the first conftest is imported."""
+        self._stack.enter_context(self.hermetic.early())
+
+    def close(self) -> None:
+        """Give back what is held until the session's end."""
+        self._stack.close()
+
+
+class Autouse:
+    """A plugin that starts services for every test."""
+
+    def __init__(self, services: tuple[str, ...]) -> None:
+        self._services = services
+
+    @pytest.fixture(scope="session", autouse=True)
+    def _mlctx_autouse(self, request: pytest.FixtureRequest) -> None:
+        """Start the services that the ini option mlctx_autouse names."""
+        for service in self._services:
+            request.getfixturevalue(f"{service}_service")

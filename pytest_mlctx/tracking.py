@@ -1,0 +1,104 @@
+"""A test and its run: the tags that its runs get, and the run that stands for it and ends as it does."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_mlctx.settings import Settings
+
+if TYPE_CHECKING:
+    import mlflow
+
+    from pytest_mlctx.services import MlflowService
+    from pytest_mlctx.services.runs import Detached
+
+
+class Tracking:
+    """Follows each test from its setup to its outcome; registered once the MLflow service is in force."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        workerinput: Mapping[str, str] = getattr(config, "workerinput", {})
+        self._session = {
+            **settings.tags,
+            "mlctx.session": workerinput.get("testrunuid", uuid.uuid4().hex),
+            **({"mlctx.worker": workerinput["workerid"]} if "workerid" in workerinput else {}),
+        }
+        self._item: pytest.Item | None = None
+        self._record: tuple[str, str, str] | None = None  # store, experiment and run of the open record
+        self._detached: list[Detached] = []
+        self._outcome = "passed"
+        self._shared_setups = 0  # fixtures of higher scope that are being set up: their runs are no test's
+
+    def tags(self, store_uri: str, experiment_id: str) -> dict[str, str]:
+        """The tags of a run that is about to be opened."""
+        tags = dict(self._session)
+        if self._item is not None and not self._shared_setups:
+            tags["mlctx.nodeid"] = self._item.nodeid
+            if self._record is not None and self._record[:2] == (store_uri, experiment_id):
+                tags["mlflow.parentRunId"] = self._record[2]
+        return tags
+
+    def open(self, item: pytest.Item, service: MlflowService) -> mlflow.ActiveRun:
+        """Start the run that stands for the test."""
+        import mlflow
+
+        self._item = item
+        run = mlflow.start_run(run_name=item.name, nested=mlflow.active_run() is not None)
+        self._record = (service.tracking_uri, run.info.experiment_id, run.info.run_id)
+        return run
+
+    def detach(self) -> None:
+        """Take the test's run from the active ones; it stays open until the test's outcome is known."""
+        from pytest_mlctx.services import runs
+
+        if self._record is not None:
+            store_uri, _, run_id = self._record
+            self._detached.append(runs.detach(run_id, store_uri))
+            self._record = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Begin a test, or another attempt at it."""
+        self._item, self._outcome = item, "passed"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+        """Know when a fixture of higher scope is being set up."""
+        shared = fixturedef.scope != "function"
+        self._shared_setups += shared
+        try:
+            return (yield)
+        finally:
+            self._shared_setups -= shared
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect what makes the outcome; a subtest's report comes this way only."""
+        if report.failed:
+            self._outcome = "failed"
+        elif report.skipped and self._outcome == "passed":
+            self._outcome = "xfailed" if hasattr(report, "wasxfail") else "skipped"
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """End the test's run when the last of its reports is made."""
+        report = yield
+        if call.when == "teardown":
+            outcome = "failed" if report.failed else self._outcome
+            self._close("FAILED" if outcome == "failed" else "FINISHED", outcome)
+            self._item = None
+        return report
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """End the run of a test that was interrupted, which gets no report."""
+        self._close("KILLED", "interrupted")
+
+    def _close(self, status: str, outcome: str) -> None:
+        while self._detached:
+            self._detached.pop().close(status, {"mlctx.outcome": outcome})
