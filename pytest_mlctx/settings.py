@@ -76,6 +76,14 @@ OPTIONS = (
     Option("tracking_uri", "where to track", metavar="URI", default_text="temporary SQLite"),
     Option("registry_uri", "where to register models", metavar="URI", default_text="the tracking URI"),
     Option(
+        "isolation",
+        "test: each test starts from what the living fixtures of higher scope left in the temporary store; "
+        "session: the store keeps what all tests logged; auto: test on the temporary store, session on "
+        "one that you named",
+        default="auto",
+        choices=("auto", "session", "test"),
+    ),
+    Option(
         "remote",
         "while the store is temporary: what becomes of a remote URI that the code under test sets itself",
         default="refuse",
@@ -83,6 +91,13 @@ OPTIONS = (
     ),
     Option("tag", "tag every run; repeatable", metavar="KEY=VALUE", repeatable=True, ini_type="linelist"),
     Option("alerts", "where alerts go", default="console", choices=("console", "desktop", "off")),
+    Option(
+        "leaks",
+        "what to do when a test leaves the process-wide state changed: auto puts it back for tests that use "
+        "a service and counts them; warn and error judge every test",
+        default="auto",
+        choices=("auto", "off", "warn", "error"),
+    ),
     Option(
         "autouse",
         "services to start for every test: logger, alerts, mlflow, separated by spaces",
@@ -101,9 +116,11 @@ class Settings:
     log_sink: Path | None
     tracking_uri: str | None
     registry_uri: str | None
+    isolation: Literal["auto", "session", "test"]
     remote: Literal["refuse", "redirect", "allow"]
     tags: Mapping[str, str]
     alerts: Literal["console", "desktop", "off"]
+    leaks: Literal["auto", "off", "warn", "error"]
     autouse: tuple[str, ...]
     origins: Mapping[str, Origin]
 
@@ -162,10 +179,27 @@ def read(config: pytest.Config, given: argparse.Namespace) -> Settings:
             _choose(name, str(value), option.choices)
         elif option.name in _PARSERS:
             values[option.name] = _PARSERS[option.name](name, value, _base_folder(config, origin))
+    if values["isolation"] == "test" and values["tracking_uri"] is not None:
+        _prefer_one(values, origins)
     values["experiment"] = values["experiment"] or _one_line(config.rootpath.name) or "default"
     return Settings(
         tags=values.pop("tag") or {}, autouse=values.pop("autouse") or (), origins=origins, **values
     )
+
+
+def _prefer_one(values: dict[str, Any], origins: Mapping[str, Origin]) -> None:
+    """Isolation by test needs the temporary store: what stands on the command line beats what is in ini."""
+    if origins["isolation"] is origins["tracking_uri"]:
+        names = ("--mlctx-isolation", "--mlctx-tracking-uri")
+        if origins["isolation"] is Origin.INI:
+            names = ("ini option mlctx_isolation", "ini option mlctx_tracking_uri")
+        raise pytest.UsageError(
+            f"{names[0]}: 'test' needs the temporary store and {names[1]} names another, drop one of them."
+        )
+    if origins["isolation"] is Origin.COMMAND_LINE:
+        values["tracking_uri"] = None
+    else:
+        values["isolation"] = "session"
 
 
 def _value(config: pytest.Config, given: argparse.Namespace, option: Option) -> tuple[Any, Origin]:
