@@ -8,10 +8,13 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import plyer
 import plyer.utils
 import pytest
 from desktop_bus import Bus, Shown, session_bus
@@ -139,9 +142,9 @@ def test_a_message_is_shown_literally(
     message: str, desktop: Bus, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LC_ALL", "C")  # in which notify-send refuses what is not ASCII
-    AlertsService().notify("title", message)
+    AlertsService(app_name="é 🎉").notify("title", message)
     (shown,) = desktop.shown()
-    assert (shown.title, shown.message) == ("title", message)
+    assert (shown.app_name, shown.title, shown.message) == ("é 🎉", "title", message)
     assert capfd.readouterr() == ("", "")
 
 
@@ -233,17 +236,23 @@ def test_beside_a_folder_app_which_plyer_takes_for_flatpak(desktop: Bus, tmp_pat
     assert [shown.title for shown in desktop.shown()] == ["title"]
 
 
-def test_what_monkeypatch_put_back_arrives_once(
-    desktop: Bus, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+def test_plyers_notify_put_back_by_assignment_is_no_replacement(
+    desktop: Bus, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        notify = mock.Mock()
-        monkeypatch.setattr("plyer.notification.notify", notify)
+    notification: Any = plyer.notification
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="plyer")
+        original = notification.notify
+    notification.notify = mock.Mock()
+    try:
         AlertsService().notify("replaced", "message")
+        notification.notify.assert_called_once()
         assert desktop.shown() == []
-        notify.assert_called_once()
-    AlertsService().notify("title", "message")
-    assert [shown.title for shown in desktop.shown()] == ["title"]
+        notification.notify = original
+        AlertsService(timeout=5).notify("title", "<b>")  # plyer's own backend loses both
+    finally:
+        del notification.notify
+    assert desktop.shown() == [Shown("pytest-mlctx", "title", "&lt;b&gt;", 5000)]
     assert capfd.readouterr() == ("", "")
 
 
