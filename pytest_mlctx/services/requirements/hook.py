@@ -1,0 +1,322 @@
+"""Where MLflow asks: the functions of MLflow that are wrapped while reuse is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.abc
+import importlib.machinery
+import inspect
+import json
+import os
+import sys
+import threading
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_mlctx.services import cache
+from pytest_mlctx.services.requirements import observer
+from pytest_mlctx.services.requirements.distributions import installed
+from pytest_mlctx.services.requirements.inference import Memory, Observation, Question, left_to_mlflow
+from pytest_mlctx.services.requirements.key import root_of
+
+
+class RequirementsWarning(UserWarning):
+    """The requirements of models are inferred MLflow's own way, where they were to be reused."""
+
+
+@dataclass
+class Statistics:
+    """What became of the questions: how many answers were reused, how many inferred, in how many seconds."""
+
+    reused: int = 0
+    inferred: int = 0
+    seconds: float = 0.0
+    refused: str | None = None
+    """Why nothing is kept between sessions, in one sentence."""
+
+
+@dataclass(eq=False)
+class Reuse:
+    """One :func:`install`."""
+
+    when: Callable[[], bool]
+    statistics: Statistics = field(default_factory=Statistics)
+
+
+_installed: list[Reuse] = []
+_originals: list[tuple[types.ModuleType, str, Any, Any]] = []  # module, name, ours, MLflow's
+_lock = threading.RLock()
+_here = threading.local()  # the observation of the inference that this thread runs
+_memory: Memory | None = None
+
+
+def install(when: Callable[[], bool] = lambda: True) -> Reuse:
+    """Reuse what MLflow infers of models from here on, in this process, until :func:`uninstall`.
+
+    MLflow is not imported: where it is not yet, it is wrapped as it is. Installs nest.
+
+    Args:
+        when: asked at each model; where no install says yes, MLflow goes its own way.
+    """
+    reuse = Reuse(when)
+    with _lock:
+        _installed.append(reuse)
+        if len(_installed) == 1:
+            sys.meta_path.insert(0, _finder)
+            for name in _WRAPPERS:
+                if name in sys.modules and not getattr(sys.modules[name].__spec__, "_initializing", False):
+                    _wrap(sys.modules[name])
+    return reuse
+
+
+def uninstall(reuse: Reuse) -> None:
+    """End one :func:`install`; the last one gives MLflow its functions back. A further call does nothing."""
+    global _memory
+    with _lock:
+        if reuse not in _installed:
+            return
+        _installed.remove(reuse)
+        if not _installed:
+            with contextlib.suppress(ValueError):
+                sys.meta_path.remove(_finder)
+            for module, name, ours, original in _originals:
+                if getattr(module, name, None) is ours:
+                    setattr(module, name, original)
+            _originals.clear()
+            _memory = None
+
+
+@contextlib.contextmanager
+def reuse_requirements() -> Iterator[Statistics]:
+    """Infer the requirements of each kind of model once, here and in later processes, and reuse them.
+
+    ``log_model`` and ``save_model`` store what they would have stored. Yields what was reused and what was
+    inferred in this context so far.
+    """
+    reuse = install()
+    try:
+        yield reuse.statistics
+    finally:
+        uninstall(reuse)
+
+
+def _ask(about: str, infer: Callable[[], list[str]], model: str, flavor: str, **settings: Any) -> list[str]:
+    """Answer one question of MLflow's, by what is remembered or by ``infer``, MLflow's own function."""
+    active = [reuse for reuse in _installed if reuse.when()]
+    question = Question(about, Path(str(model)), flavor, settings)
+    if not active or left_to_mlflow(question):
+        return infer()
+    started: float | None = None
+
+    def observed(observation: Observation) -> list[str]:
+        nonlocal started
+        started = time.perf_counter()
+        _here.observation = observation
+        try:
+            return infer()
+        finally:
+            _here.observation = None
+
+    try:
+        answer = _remembered().answer(question, observed)
+    except Exception as error:
+        if started is not None or type(error).__name__ == "MlflowTimeoutError":  # MLflow's own
+            raise
+        _warn(f"requirements of this model are inferred MLflow's own way: {type(error).__name__}: {error}")
+        return infer()
+    finally:
+        for reuse in active if started is not None else ():
+            reuse.statistics.inferred += 1
+            reuse.statistics.seconds += time.perf_counter() - started
+    if answer.reused:
+        for reuse in active:
+            reuse.statistics.reused += 1
+        for message in answer.warnings:
+            sys.modules["mlflow.utils.requirements_utils"]._logger.warning(message)
+    return answer.lines
+
+
+def _remembered() -> Memory:
+    global _memory
+    with _lock:
+        if _memory is None:
+            kept = cache.user().folder("requirements")
+            _memory = Memory(kept)
+            for reuse in _installed:
+                reuse.statistics.refused = kept.refusal
+        return _memory
+
+
+def _infer_requirements(original: Any) -> Any:
+    @functools.wraps(original)
+    def infer(
+        model_uri: str, flavor: str, raise_on_error: bool = False, extra_env_vars: Any = None
+    ) -> list[str]:
+        own = functools.partial(
+            original, model_uri, flavor, raise_on_error=raise_on_error, extra_env_vars=extra_env_vars
+        )
+        settings = {
+            "raise_on_error": raise_on_error,
+            "extra_env_vars": sorted((extra_env_vars or {}).items()),
+        }
+        return _ask("requirements", own, model_uri, flavor, **settings)
+
+    return infer
+
+
+def _capture_imported_modules(original: Any) -> Any:
+    @functools.wraps(original)
+    def capture(
+        model_uri: str, flavor: str, record_full_module: bool = False, extra_env_vars: Any = None
+    ) -> list[str]:
+        own = functools.partial(
+            original, model_uri, flavor, record_full_module=record_full_module, extra_env_vars=extra_env_vars
+        )
+        settings = {"full": record_full_module, "extra_env_vars": sorted((extra_env_vars or {}).items())}
+        return _ask("modules", own, model_uri, flavor, **settings)
+
+    return capture
+
+
+def _run_command(original: Any) -> Any:
+    @functools.wraps(original)
+    def run(cmd: list[str], timeout_seconds: float, env: Any = None) -> None:
+        observation: Observation | None = getattr(_here, "observation", None)
+        if observation is None:
+            return original(cmd, timeout_seconds, env=env)
+        try:
+            script = Path(cmd[1])
+            output = Path(cmd[cmd.index("--output-file") + 1])
+            model = cmd[cmd.index("--model-path") + 1]
+            failures = Path(cmd[cmd.index("--error-file") + 1]) if "--error-file" in cmd else None
+        except (IndexError, ValueError):
+            observation.doubts.append("MLflow's command is not the known one")
+            return original(cmd, timeout_seconds, env=env)
+        report = output.with_name("observed.json")
+        plan = output.with_name("plan.json")
+        trust = installed()
+        plan.write_text(
+            json.dumps(
+                {
+                    "standard": trust.standard,
+                    "sites": trust.sites,
+                    "ours": [os.path.abspath(root_of(Path(model))), os.path.join(output.parent, "")],
+                    "report": str(report),
+                }
+            ),
+            encoding="utf-8",
+        )
+        original([cmd[0], observer.__file__, str(plan), str(script), *cmd[2:]], timeout_seconds, env=env)
+        observation.reports.append(told := json.loads(report.read_text(encoding="utf-8")))
+        report.unlink()
+        observation.doubts += told["doubts"]
+        if failures is not None and failures.exists() and failures.stat().st_size:
+            observation.doubts.append("the model failed to predict its input example")
+        return None
+
+    return run
+
+
+def _by_distributions(original: Any) -> Any:
+    """What MLflow reads anew for each model, though it is the same while the same distributions are installed."""
+
+    @functools.lru_cache(maxsize=None)
+    def read(distributions: str, *arguments: Any) -> Any:
+        result = original(*arguments)
+        return tuple(result) if inspect.isgenerator(result) else result
+
+    @functools.wraps(original)
+    def remembered(*arguments: Any, **options: Any) -> Any:
+        return original(*arguments, **options) if options else read(installed().digest, *arguments)
+
+    return remembered
+
+
+class _Listener:
+    """MLflow's logger, listened to: what is warned during an inference is said again with each reuse."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger, name)
+
+    def warning(self, message: Any, *arguments: Any, **options: Any) -> None:
+        observation: Observation | None = getattr(_here, "observation", None)
+        if observation is not None:
+            observation.warnings.append(str(message) % arguments if arguments else str(message))
+        options["stacklevel"] = options.get("stacklevel", 1) + 1
+        self._logger.warning(message, *arguments, **options)
+
+
+_WRAPPERS: dict[str, dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]]] = {
+    "mlflow.utils.environment": {
+        "_infer_requirements": (
+            _infer_requirements,
+            ("model_uri", "flavor", "raise_on_error", "extra_env_vars"),
+        )
+    },
+    "mlflow.utils.model_utils": {
+        "_capture_imported_modules": (
+            _capture_imported_modules,
+            ("model_uri", "flavor", "record_full_module", "extra_env_vars"),
+        )
+    },
+    "mlflow.utils.requirements_utils": {
+        "_run_command": (_run_command, ("cmd", "timeout_seconds", "env")),
+        "_get_requires": (_by_distributions, ("pkg_name",)),
+        "_get_installed_version": (_by_distributions, ("package", "module")),
+        "_logger": (_Listener, ()),
+    },
+}
+
+
+def _wrap(module: types.ModuleType) -> None:
+    for name, (wrapper, parameters) in _WRAPPERS[module.__name__].items():
+        original = getattr(module, name, None)
+        if original is None or (parameters and tuple(inspect.signature(original).parameters) != parameters):
+            _warn(
+                f"requirements of models are inferred MLflow's own way: this MLflow has no "
+                f"{module.__name__}.{name}({', '.join(parameters)})"
+            )
+            continue
+        ours = wrapper(original)
+        _originals.append((module, name, ours, original))
+        setattr(module, name, ours)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RequirementsWarning, stacklevel=2)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Wraps the modules of MLflow when they are imported, without importing them."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in _WRAPPERS:
+            return None
+        for finder in sys.meta_path:
+            spec = finder.find_spec(fullname, path, target) if finder is not self else None
+            if spec is not None and spec.loader is not None:
+                execute = spec.loader.exec_module
+
+                def execute_and_wrap(module: types.ModuleType) -> None:
+                    execute(module)
+                    with _lock:
+                        if _installed:
+                            _wrap(module)
+
+                spec.loader.exec_module = execute_and_wrap  # type: ignore[method-assign]
+                return spec
+        return None
+
+
+_finder = _Finder()

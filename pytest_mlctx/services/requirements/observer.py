@@ -1,0 +1,324 @@
+"""What a run of MLflow's capture script depends on, told by that run itself.
+
+A file of its own that imports nothing of ours: the inferring process runs it in front of MLflow's script,
+``python observer.py PLAN SCRIPT ARGUMENTS…``, and the asking process imports it to check later what it told.
+What C code opens, asks or lists by itself is not seen (https://docs.python.org/3/library/audit_events.html).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import stat
+import sys
+import threading
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Differ from session to session; of these, libraries (not user code) use no more than this.
+_LOOSE = {
+    "MLFLOW_TRACKING_URI": "scheme",
+    "MLFLOW_REGISTRY_URI": "scheme",
+    "_MLFLOW_SERVER_ARTIFACT_ROOT": "scheme",
+    "MLFLOW_EXPERIMENT_ID": "set",
+    "MLFLOW_EXPERIMENT_NAME": "set",
+    "MLFLOW_RUN_ID": "set",
+    "_MLFLOW_TELEMETRY_SESSION_ID": "set",
+    "PYTEST_CURRENT_TEST": "set",
+    "PYTEST_XDIST_TESTRUNUID": "set",
+    "PYTEST_XDIST_WORKER": "set",
+}
+# Not files: libraries ask them for the machine, user code for whatever it likes.
+_SYSTEM = ("/proc/", "/sys/", "/dev/")
+_stat, _listdir = os.stat, os.listdir
+
+
+def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The present value of one dependency, in short; a hash where it could hold a secret.
+
+    Args:
+        kind: ``content`` or ``exists`` of a file, ``listing`` of a folder, the working ``folder``, or
+            ``environ``, ``scheme`` or ``set`` of an environment variable.
+        name: the path or the variable.
+        environ: the environment to look into.
+    """
+    if kind == "folder":
+        return os.getcwd()
+    if kind in ("environ", "scheme", "set"):
+        value = environ.get(name)
+        if value is None or kind == "set":
+            return "absent" if value is None else "set"
+        return _digest(os.fsencode(value)) if kind == "environ" else value.partition(":")[0][:12]
+    try:
+        if kind == "listing":
+            return _digest(os.fsencode("\0".join(sorted(_listdir(name)))))
+        status = _stat(name)
+        if not stat.S_ISREG(status.st_mode):
+            return "folder" if stat.S_ISDIR(status.st_mode) else "special"
+        if kind == "exists":
+            return f"file of {status.st_size}"
+        with open(name, "rb") as file:
+            return _digest(file.read())
+    except OSError:
+        return "absent"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+class Trust:
+    """Whose files need no look: the standard library's and those of installed distributions."""
+
+    def __init__(self, standard: list[str], sites: dict[str, list[str]]) -> None:
+        """Take the standard library's folders and, by site folder, the names in it that a distribution has."""
+        self._standard = tuple(os.path.join(folder, "") for folder in standard)
+        self._sites = {os.path.join(site, ""): frozenset(names) for site, names in sites.items()}
+        self._modules = {name.partition(".")[0] for names in sites.values() for name in names}
+
+    def is_standard(self, path: str) -> bool:
+        """Whether this file is the standard library's, which lies around the site folder in many a Python."""
+        return path.startswith(self._standard) and not path.startswith(tuple(self._sites))
+
+    def __contains__(self, path: str) -> bool:
+        for site, names in self._sites.items():
+            if path.startswith(site):
+                return path[len(site) :].split(os.sep, 1)[0] in names
+        return path.startswith(self._standard)
+
+    def provides(self, module: str) -> bool:
+        """Whether a module of this name is the standard library's or a distribution's."""
+        top = module.partition(".")[0]
+        return top in self._modules or top in sys.stdlib_module_names
+
+
+class Observer:
+    """Notes what this process reads, from :meth:`watch` on."""
+
+    def __init__(self, trust: Trust, ours: list[str]) -> None:
+        """Take what is trusted, and the paths (the model's) that the asking process knows anyway."""
+        self.seen: dict[tuple[str, str], str] = {}
+        self.names: set[str] = set()  # top-level modules asked for, found or not
+        self.doubts: set[str] = set()  # why the answer can't be kept
+        self.user_code = False
+        self._trust = trust
+        self._ours = tuple(ours)
+        self._written: set[str] = set()
+        self._own = threading.local()
+        self._user: dict[tuple[str, str], bool] = {}
+
+    def watch(self) -> None:
+        """Install the hooks, which stay until the process ends."""
+        for module in list(sys.modules.values()):  # what .pth files and sitecustomize brought along
+            if module is not sys.modules["__main__"]:
+                self._read(str(getattr(module, "__file__", None) or ""))
+        self.user_code = False
+        sys.addaudithook(self._audit)
+        read = os._Environ.__getitem__  # type: ignore[attr-defined]
+        os._Environ.__getitem__ = lambda environ, key: self._read_variable(key) or read(environ, key)  # type: ignore[attr-defined]
+        for name in ("stat", "lstat", "access"):
+            ask = getattr(os, name)
+            watched = functools.partial(self._ask, ask)
+            for supported in (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks):
+                if ask in supported:
+                    supported.add(watched)
+            setattr(os, name, watched)
+
+    def report(self) -> dict[str, Any]:
+        """What was noted, as JSON can hold it."""
+        return {
+            "seen": [[kind, name, value] for (kind, name), value in sorted(self.seen.items())],
+            "names": sorted(self.names),
+            "doubts": sorted(self.doubts),
+            "user_code": self.user_code,
+        }
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        note = _EVENTS.get(event)
+        if note is None or getattr(self._own, "busy", False):
+            return
+        self._own.busy = True
+        try:
+            note(self, event, arguments)
+        except Exception as error:
+            self.doubts.add(f"{event}: {error!r}")
+        finally:
+            self._own.busy = False
+
+    def _on_import(self, event: str, arguments: tuple[Any, ...]) -> None:
+        package, _, name = str(arguments[0]).rpartition(".")
+        self.names.add((package or name).partition(".")[0])
+        if package and not self._trust.provides(package):  # found or not, in a package of the user
+            for folder in list(getattr(sys.modules.get(package), "__path__", ())):
+                self._note("exists", os.path.join(folder, name))
+                self._note("exists", os.path.join(folder, f"{name}.py"))
+        if arguments[1]:
+            self._read(os.fspath(arguments[1]))
+
+    def _on_open(self, event: str, arguments: tuple[Any, ...]) -> None:
+        path, mode, flags = arguments
+        if path is None or isinstance(path, int):
+            return
+        path = self._absolute(path)
+        writes = mode[:1] in ("w", "x", "a") if mode else flags & (os.O_WRONLY | os.O_TRUNC)
+        if writes:
+            self._written.add(path)
+        elif path not in self._written:
+            self._read(path)
+
+    def _on_list(self, event: str, arguments: tuple[Any, ...]) -> None:
+        path = "." if arguments[0] is None else arguments[0]
+        if isinstance(path, int) or self._importing() or not self._asked_by_user():
+            return
+        self._note("listing", self._absolute(path))
+
+    def _on_library(self, event: str, arguments: tuple[Any, ...]) -> None:
+        name = arguments[0]
+        if isinstance(name, str) and os.sep in name:
+            self._read(self._absolute(name))
+
+    def _on_outside(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Another process, the network or a database: what it says can't be checked later."""
+        if self._asked_by_user(through_libraries=True):
+            self.doubts.add(f"user code asks outside of the process: {event}")
+
+    def _read(self, path: str) -> None:
+        if path.endswith(".pyc"):
+            path = self._source(path)
+        if not path or path == __file__ or path in self._trust or path.startswith(self._ours):
+            return
+        if path.startswith(_SYSTEM):
+            if self._asked_by_user():
+                self.doubts.add(f"user code reads {path}")
+            return
+        self.user_code = self.user_code or path.endswith((".py", ".pyc"))
+        self._note("content", path)
+
+    @staticmethod
+    def _source(path: str) -> str:
+        try:
+            source = importlib.util.source_from_cache(path)
+            _stat(source)
+        except (ValueError, NotImplementedError, OSError):
+            return path
+        return source
+
+    def _read_variable(self, key: Any) -> None:
+        if not getattr(self._own, "busy", False):
+            name = os.fsdecode(key) if isinstance(key, (bytes, str)) else str(key)
+            user = self._asked_by_user(through_libraries=True)
+            self.seen["environ" if user else _LOOSE.get(name, "environ"), name] = ""
+
+    def _ask(self, ask: Any, path: Any, *arguments: Any, **options: Any) -> Any:
+        if not getattr(self._own, "busy", False) and not isinstance(path, int) and self._asked_by_user():
+            self._own.busy = True
+            try:
+                self._note("exists", self._absolute(path))
+            finally:
+                self._own.busy = False
+        return ask(path, *arguments, **options)
+
+    def _note(self, kind: str, path: str) -> None:
+        known = path in self._trust or path in self._written or path.startswith(self._ours)
+        if not known and (kind, path) not in self.seen:
+            self.seen[kind, path] = value_of(kind, path)
+
+    def _absolute(self, path: Any) -> str:
+        path = os.fsdecode(path)
+        if not os.path.isabs(path):
+            self.seen["folder", ""] = os.getcwd()
+        return os.path.abspath(path)
+
+    def _asked_by_user(self, through_libraries: bool = False) -> bool:
+        """Whether user code is what asks: directly, the standard library aside, or ``through_libraries``."""
+        for code, module in self._callers():
+            if self._is_user(code.co_filename, module):
+                self.user_code = True
+                return True
+            if not through_libraries and not self._is_standard(code.co_filename, module):
+                return False
+        return False
+
+    def _importing(self) -> bool:
+        return any(code.co_filename.startswith("<frozen importlib") for code, _ in self._callers(3))
+
+    def _callers(self, most: int = sys.maxsize) -> Iterator[tuple[types.CodeType, str]]:
+        frame: types.FrameType | None = sys._getframe()
+        while frame is not None and most:
+            if frame.f_code.co_filename != __file__:
+                yield frame.f_code, str(frame.f_globals.get("__name__"))
+                most -= 1
+            frame = frame.f_back
+
+    def _is_user(self, path: str, module: str) -> bool:
+        known = self._user.get((path, module))
+        if known is None:  # what exec or pickle made has no file: it belongs to whom its module belongs
+            made = path.startswith("<")
+            known = (
+                not (_nobodys(module) or self._trust.provides(module)) if made else path not in self._trust
+            )
+            self._user[path, module] = known
+        return known
+
+    def _is_standard(self, path: str, module: str) -> bool:
+        if path.startswith("<"):
+            return _nobodys(module) or module.partition(".")[0] in sys.stdlib_module_names
+        return self._trust.is_standard(path)
+
+
+def _nobodys(module: str) -> bool:
+    """Whether exec made this without a module, as ``collections.namedtuple`` does."""
+    return module == "None" or module.startswith("namedtuple_")
+
+
+_EVENTS = {
+    "import": Observer._on_import,
+    "open": Observer._on_open,
+    "os.listdir": Observer._on_list,
+    "os.scandir": Observer._on_list,
+    "ctypes.dlopen": Observer._on_library,
+    **dict.fromkeys(
+        (
+            "subprocess.Popen",
+            "os.system",
+            "os.exec",
+            "os.posix_spawn",
+            "os.fork",
+            "socket.connect",
+            "socket.getaddrinfo",
+            "sqlite3.connect",
+        ),
+        Observer._on_outside,
+    ),
+}
+
+
+def run(script: str, arguments: list[str]) -> None:
+    """Run a script as ``python SCRIPT ARGUMENTS…`` would."""
+    sys.argv = [script, *arguments]
+    sys.path[0] = os.path.dirname(script)
+    main = types.ModuleType("__main__")
+    main.__file__ = script
+    sys.modules["__main__"] = main
+    with open(script, "rb") as file:
+        code = compile(file.read(), script, "exec")
+    exec(code, main.__dict__)
+
+
+def _main() -> None:
+    with open(sys.argv[1], encoding="utf-8") as file:
+        plan = json.load(file)
+    observer = Observer(Trust(plan["standard"], plan["sites"]), plan["ours"])
+    observer.watch()
+    run(sys.argv[2], sys.argv[3:])
+    observer._own.busy = True
+    with open(plan["report"], "w", encoding="utf-8") as file:
+        json.dump(observer.report(), file)
+
+
+if __name__ == "__main__":
+    _main()
