@@ -300,6 +300,24 @@ def test_sent_is_kept_from_start_to_start_and_by_each_service_alone() -> None:
     assert [alert.title for alert in inner.sent] == ["3"]
 
 
+def test_recorded_grows_with_what_is_sent_within_its_block() -> None:
+    service = AlertsService(level="OFF")
+    service.notify("1", "before")
+    with service.recorded() as outer:
+        assert outer == []
+        with service.recorded() as inner:  # equal to the outer one, and not to be taken for it
+            pass
+        service.notify("2", "within")
+        service.model_copy().notify("3", "of a copy")
+        assert (outer, inner) == ([Alert("2", "within", "INFO")], [])
+    with pytest.raises(RuntimeError, match="in the block"), service.recorded() as failing:
+        raise RuntimeError("in the block")
+    service.notify("4", "after")
+    assert [alert.title for alert in outer] == ["2"]
+    assert failing == []
+    assert [alert.title for alert in service.sent] == ["1", "2", "4"]
+
+
 def test_a_copy_has_sent_nothing() -> None:
     service = AlertsService(level="OFF")
     service.notify("title", "message")
