@@ -16,7 +16,19 @@ from pytest_mlctx.services.state import logging as _logging_state
 from pytest_mlctx.services.state.files import watch
 from pytest_mlctx.services.state.kinds import ABSENT, Cell, Change, Kind, Library, loaded, same
 
-__all__ = ["ABSENT", "Cell", "Change", "Library", "State", "capture", "compare", "move", "restore", "watch"]
+__all__ = [
+    "ABSENT",
+    "Cell",
+    "Change",
+    "Library",
+    "State",
+    "capture",
+    "compare",
+    "move",
+    "renumbered",
+    "restore",
+    "watch",
+]
 
 # In the order of restoring: runs are closed in the store in force, loguru comes last to log until then.
 _KINDS: Final[dict[Library, tuple[Kind, ...]]] = {
@@ -74,11 +86,17 @@ def _differences(before: State, after: State) -> list[tuple[Kind, Change]]:
     changed += [cell for cell in old if cell not in new]
     if not changed:
         return []
-    kinds = {kind.name: kind for library in before.libraries & after.libraries for kind in _KINDS[library]}
+    kinds = [
+        kind
+        for library in _KINDS
+        if library in before.libraries & after.libraries
+        for kind in _KINDS[library]
+    ]
     return [
-        (kinds[cell[0]], Change(cell, old.get(cell, ABSENT), new.get(cell, ABSENT)))
+        (kind, Change(cell, old.get(cell, ABSENT), new.get(cell, ABSENT)))
+        for kind in kinds
         for cell in changed
-        if cell[0] in kinds
+        if cell[0] == kind.name
     ]
 
 
@@ -97,14 +115,16 @@ def restore(before: State) -> None:
 
     What cannot be put back, such as a run of a server that is away, is logged and does not keep the rest.
     """
+    differences = _differences(before, capture(*before.libraries))
+    settled = [kind.settle(change) for kind, change in differences]
+    if any(settled):
+        differences = _differences(before, capture(*before.libraries))
     changes: dict[Kind, list[Change]] = {}
-    for kind, change in _differences(before, capture(*before.libraries)):
+    for kind, change in differences:
         changes.setdefault(kind, []).append(change)
     failures: list[Exception] = []
-    for library in _KINDS:
-        for kind in _KINDS[library]:
-            if kind in changes:
-                kind.undo_all(changes[kind], failures)
+    for kind, its_changes in changes.items():
+        kind.undo_all(its_changes, failures)
     if failures:
         what = "; ".join(f"{type(failure).__name__}: {failure}" for failure in failures)
         _logging.getLogger(__name__).warning("Not all of the state could be restored: %s", what)
@@ -122,3 +142,10 @@ def move(baseline: State, before: State, after: State) -> State:
         else:
             cells[change.cell] = change.after
     return State(cells, baseline.libraries, baseline.pristine & after.pristine)
+
+
+def renumbered(state: State, before: str, after: str) -> State:
+    """The state with another id of the active experiment, where it has the one before."""
+    names: tuple[Cell, ...] = (("mlflow.experiment", ""), ("environment.variable", "MLFLOW_EXPERIMENT_ID"))
+    cells = {cell: after for cell in names if state.cells.get(cell) == before}
+    return State({**state.cells, **cells}, state.libraries, state.pristine) if cells else state

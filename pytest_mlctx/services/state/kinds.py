@@ -78,6 +78,10 @@ class Kind:
         """The cells as they are now."""
         raise NotImplementedError
 
+    def settle(self, change: Change) -> bool:
+        """Bring about what is bound to happen by itself; True where the state may have changed by it."""
+        return False
+
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Put one cell back."""
         raise NotImplementedError

@@ -37,11 +37,9 @@ class OpenRun(Kind):
             for place, run in enumerate([*stack])
         ]
 
-    def undo_all(self, changes: list[Change], failures: list[Exception]) -> None:
-        """Collect garbage first: a callback's ``__del__`` may end the run that is active, whichever it is."""
-        if any(change.before is ABSENT for change in changes):
-            gc.collect()
-        super().undo_all(changes, failures)
+    def settle(self, change: Change) -> bool:
+        """Collect garbage: a callback's ``__del__`` may end the run that is active, whichever it is then."""
+        return change.before is ABSENT and gc.collect() >= 0
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Close the run as KILLED, or put the very object back and open it again."""

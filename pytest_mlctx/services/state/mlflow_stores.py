@@ -58,8 +58,7 @@ class Builder(Kind):
 
     def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
         """Those that MLflow itself and the entry points of installed packages register."""
-        originals: dict[Hashable, object] = {**self._originals()}
-        return originals if now else {}
+        return dict[Hashable, object](self._originals().items()) if now else {}
 
 
 @functools.cache

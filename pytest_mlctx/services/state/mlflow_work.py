@@ -18,25 +18,38 @@ class Worker(Kind):
 
     name = "mlflow.thread"
 
-    _PREFIXES = ("link_prompt", "MLflowAsync", "MLflowTraceLogging")
+    _QUEUES = ("MLflowAsyncLoggingLoop", "MLflowAsyncArtifactsLoggingLoop", "MLflowTraceLoggingConsumer")
+    _LINKS = "link_prompt"
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The threads that are alive, and told by name."""
         return [
-            (id(thread), thread) for thread in threading.enumerate() if thread.name.startswith(self._PREFIXES)
+            (id(thread), thread)
+            for thread in threading.enumerate()
+            if thread.name in self._QUEUES or thread.name.startswith(self._LINKS)
         ]
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Let a new thread finish; one that has ended is not missed, MLflow starts them as needed."""
         if before is ABSENT:
             queue: Any = getattr(getattr(now, "_target", None), "__self__", None)
-            if hasattr(queue, "shut_down_async_logging"):
-                within(_DEADLINE, queue.shut_down_async_logging)
-            elif hasattr(queue, "_stop_event"):
-                within(_DEADLINE, lambda: queue.flush(terminate=True))
-                queue._stop_event.clear()  # else it exports in the caller's thread from now on
-            else:
+            if queue is None:
                 now.join(_DEADLINE)
+            else:
+                within(_DEADLINE, lambda: _drain(queue))
+
+
+def _drain(queue: Any) -> None:
+    """Log what is in the queue and end its threads, so that the next item starts them again."""
+    if hasattr(queue, "shut_down_async_logging"):
+        queue.shut_down_async_logging()
+    elif hasattr(queue, "log_artifacts_async"):
+        queue._at_exit_callback()
+        queue._stop_data_logging_thread_event.clear()
+        queue._is_activated = False
+    else:
+        queue.flush(terminate=True)
+        queue._stop_event.clear()
 
 
 class SystemMetrics(Kind):

@@ -1,0 +1,64 @@
+"""One tracking store for all tests of this folder, and a process that each of them finds as it was."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pytest_mlctx.services import state
+
+EVERYTHING: tuple[state.Library, ...] = ("mlflow", "loguru", "logging", "environment")
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """The URI of a migrated SQLite store."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    MlflowClient(uri).create_experiment("first", artifact_location=str(tmp_path_factory.mktemp("artifacts")))
+    return uri
+
+
+@pytest.fixture
+def tracked(store, monkeypatch, tmp_path):
+    """MLflow tracks to the store, as a user's conftest would make it; everything is put back by hand."""
+    import mlflow
+
+    for name in [name for name in os.environ if "MLFLOW_" in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
+    monkeypatch.setattr("mlflow.tracking._model_registry.utils._registry_uri", None)
+    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+    mlflow.set_tracking_uri(store)
+    mlflow.set_experiment("first")
+    return store
+
+
+@pytest.fixture
+def before(tracked):
+    """The state of everything before the test, which is put back after it whatever happens."""
+    captured = state.capture(*EVERYTHING)
+    yield captured
+    state.restore(captured)
+
+
+@pytest.fixture
+def undone(before):
+    """A function that restores, and asserts that everything is the very thing it was."""
+
+    def check() -> list[str]:
+        told = [change.sentence for change in state.compare(before, now()) if change.sentence]
+        state.restore(before)
+        left = state.compare(before, now())
+        assert left == []
+        assert {cell: value for cell, value in now().cells.items() if type(value) not in (str, int, float)}
+        return told
+
+    def now() -> state.State:
+        return state.capture(*EVERYTHING)
+
+    return check

@@ -1,0 +1,355 @@
+"""What users change in MLflow by its public API: each change is told, and undone twice."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import re
+import threading
+import time
+
+import mlflow
+import mlflow.deployments
+import pytest
+from mlflow import MlflowClient
+
+from pytest_mlctx.services import state
+
+MLFLOW_3 = int(mlflow.__version__.split(".")[0]) >= 3
+mlflow_3_only = pytest.mark.skipif(not MLFLOW_3, reason="MLflow 2 does not have it")
+
+
+def in_thread(work) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def set_trace_destination():
+    if MLFLOW_3:
+        from mlflow.entities.trace_location import MlflowExperimentLocation
+
+        mlflow.tracing.set_destination(MlflowExperimentLocation("0"))
+    else:
+        from mlflow.tracing.destination import MlflowExperiment
+
+        mlflow.tracing.set_destination(MlflowExperiment("0"))
+
+
+HELD = []  # collected, a context manager ends what it has opened
+
+
+def open_span():
+    HELD.append(mlflow.start_span("forgotten"))
+    HELD[-1].__enter__()
+
+
+def register_store():
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+
+    _tracking_store_registry.register("mine", lambda store_uri, artifact_uri=None: None)
+
+
+CHANGES = {
+    "open run": (mlflow.start_run, [r"run \w{8}… \([\w-]+\) left open"]),
+    "named run": (lambda: mlflow.start_run(run_name="mine"), [r"run \w{8}… \(mine\) left open"]),
+    "nested runs": (
+        lambda: [mlflow.start_run(run_name="outer"), mlflow.start_run(run_name="inner", nested=True)],
+        [r"run .* \(outer\) left open", r"run .* \(inner\) left open"],
+    ),
+    "run of an ended thread": (
+        lambda: in_thread(mlflow.start_run),
+        [r"run .* left open in another thread"],
+    ),
+    "tracking URI": (
+        lambda: mlflow.set_tracking_uri("http://user:hunter2@example.invalid/?token=hunter2"),
+        [r"tracking URI changed to http://\*\*\*example\.invalid/\?\*\*\*$"],
+    ),
+    "registry URI": (
+        lambda: mlflow.set_registry_uri("sqlite:///other.db"),
+        ["registry URI changed to sqlite:///other.db"],
+    ),
+    "experiment": (lambda: mlflow.set_experiment("second"), [r"active experiment changed to \d+"]),
+    "autologging of a flavor": (lambda: mlflow.sklearn.autolog(), ["autologging of sklearn left on"]),
+    "autologging of a flavor off": (
+        lambda: mlflow.sklearn.autolog(disable=True),
+        ["autologging of sklearn configured otherwise"],
+    ),
+    "autologging": (lambda: mlflow.autolog(), ["autologging left on"]),
+    "system metrics off": (
+        mlflow.disable_system_metrics_logging,
+        ["`MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` set"],
+    ),
+    "asynchronous logging": (mlflow.config.enable_async_logging, ["`MLFLOW_ENABLE_ASYNC_LOGGING` set"]),
+    "tracing off": (lambda: mlflow.tracing.disable(), ["tracing disabled"]),
+    "trace destination": (set_trace_destination, ["tracing destination set"]),
+    "open span": (open_span, ["span 'forgotten' left open"]),
+    "variable set": (
+        lambda: os.environ.update(MLFLOW_EXPERIMENT_NAME="x"),
+        ["`MLFLOW_EXPERIMENT_NAME` set"],
+    ),
+    "variable changed": (
+        lambda: os.environ.update(MLFLOW_TRACKING_URI="sqlite:///x.db"),
+        ["`MLFLOW_TRACKING_URI` changed"],
+    ),
+    "variable deleted": (
+        lambda: os.environ.pop("MLFLOW_TRACKING_URI", None),
+        ["`MLFLOW_TRACKING_URI` deleted"],
+    ),
+    "deployments target": (
+        lambda: mlflow.deployments.set_deployments_target("http://localhost:1"),
+        ["deployments target changed to http://localhost:1"],
+    ),
+    "store of a scheme": (register_store, ["tracking store for the scheme 'mine' registered"]),
+    "level of the logger": (
+        lambda: logging.getLogger("mlflow").setLevel("CRITICAL"),
+        ["level of MLflow's logger changed to CRITICAL"],
+    ),
+    "logging off": (
+        lambda: mlflow.utils.logging_utils.disable_logging(),
+        ["MLflow's logging disabled"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_told_and_undone_again_and_again(name, undone):
+    change, sentences = CHANGES[name]
+    for _ in range(2):
+        change()
+        told = undone()
+        for sentence in sentences:
+            assert any(re.match(sentence, one) for one in told), told
+
+
+def test_a_run_left_open_is_closed_as_killed_in_the_store_that_has_it(undone, tracked, tmp_path):
+    leaked = mlflow.start_run()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'never-opened.db'}")
+    undone()
+    run = MlflowClient(tracked).get_run(leaked.info.run_id)
+    assert run.info.status == "KILLED"
+    assert run.info.end_time
+    assert not (tmp_path / "never-opened.db").exists()
+
+
+def test_a_run_that_its_owner_has_ended_keeps_its_status(undone, tracked):
+    leaked = mlflow.start_run()
+    MlflowClient(tracked).set_terminated(leaked.info.run_id, "FAILED")
+    undone()
+    assert MlflowClient(tracked).get_run(leaked.info.run_id).info.status == "FAILED"
+
+
+def test_a_run_around_stays_open_and_is_the_same_object(tracked):
+    with mlflow.start_run() as around:
+        before = state.capture("mlflow", "environment")
+        mlflow.start_run(nested=True)
+        state.restore(before)
+        assert mlflow.active_run() is around
+        mlflow.end_run()
+        assert [change.sentence for change in state.compare(before, state.capture("mlflow"))] == [
+            f"run {around.info.run_id[:8]}… ({around.info.run_name}) ended, which was open before",
+            None,  # it is the last active run now
+        ]
+        state.restore(before)
+        assert mlflow.active_run() is around
+        assert MlflowClient().get_run(around.info.run_id).info.status == "RUNNING"
+        mlflow.log_metric("after", 1)
+    assert MlflowClient().get_run(around.info.run_id).info.status == "FINISHED"
+
+
+def test_a_run_in_a_living_thread_is_closed_there(undone, tracked):
+    opened, restored = threading.Event(), threading.Event()
+    seen = []
+
+    def work():
+        seen.append(mlflow.start_run().info.run_id)
+        opened.set()
+        restored.wait()
+        seen.append(mlflow.active_run())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    opened.wait()
+    told = undone()
+    restored.set()
+    thread.join()
+    assert re.match(r"run .* left open in another thread", told[0])
+    assert seen[1] is None
+    assert MlflowClient().get_run(seen[0]).info.status == "KILLED"
+
+
+def test_a_callback_that_ends_the_active_run_when_it_is_collected_ends_no_other(undone, tracked):
+    class Callback:
+        def __init__(self):
+            self.cycle = self
+
+        def __del__(self):
+            mlflow.end_run()
+
+    with mlflow.start_run() as around:
+        before = state.capture("mlflow", "environment")
+        gc.disable()
+        try:
+            mlflow.start_run(nested=True)
+            Callback()
+            state.restore(before)
+        finally:
+            gc.enable()
+        gc.collect()
+        assert mlflow.active_run() is around
+        assert state.compare(before, state.capture("mlflow", "environment")) == []
+
+
+def test_the_sampling_of_a_run_left_open_ends(undone):
+    run = mlflow.start_run(log_system_metrics=True)
+    undone()
+    assert run.info.run_id not in mlflow.tracking.fluent.run_id_to_system_metrics_monitor
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+
+
+def test_what_was_logged_asynchronously_is_logged_before_the_run_is_closed(undone, tracked):
+    mlflow.config.enable_async_logging()
+    run = mlflow.start_run()
+    for step in range(20):
+        mlflow.log_metric("m", step, step=step)
+    undone()
+    assert len(MlflowClient().get_metric_history(run.info.run_id, "m")) == 20
+    assert not [thread for thread in threading.enumerate() if thread.name == "MLflowAsyncLoggingLoop"]
+
+
+def test_closed_work_is_put_back_and_never_told(undone, before):
+    last = mlflow.last_active_run()
+    with mlflow.start_run():
+        mlflow.log_param("p", 1)
+        if MLFLOW_3:
+            mlflow.create_external_model(name="m")
+    with mlflow.start_span("traced"):
+        pass
+    assert undone() == []
+    assert (mlflow.last_active_run() is None) == (last is None)
+
+
+def test_patches_of_autologging_are_taken_back(undone):
+    from sklearn.linear_model import LinearRegression
+
+    fit = LinearRegression.fit
+    mlflow.sklearn.autolog()
+    assert LinearRegression.fit is not fit
+    undone()
+    assert LinearRegression.fit is fit
+    mlflow.autolog()
+    assert LinearRegression.fit is not fit
+    undone()
+    assert LinearRegression.fit is fit
+
+
+def test_autologging_of_a_flavor_that_was_on_is_on_again(before, undone):
+    from sklearn.linear_model import LinearRegression
+
+    mlflow.sklearn.autolog(log_models=False, max_tuning_runs=3)
+    on = state.capture("mlflow")
+    for change in (
+        lambda: mlflow.sklearn.autolog(disable=True),
+        lambda: mlflow.autolog(disable=True),
+        lambda: mlflow.sklearn.autolog(log_models=True),
+    ):
+        change()
+        assert [one.sentence for one in state.compare(on, state.capture("mlflow")) if one.sentence]
+        state.restore(on)
+        assert state.compare(on, state.capture("mlflow")) == []
+        LinearRegression().fit([[1], [2]], [1, 2])
+        assert mlflow.last_active_run().data.params["fit_intercept"] == "True"
+
+
+def test_autologging_as_a_whole_that_was_on_is_on_again(before, undone):
+    from sklearn.linear_model import LinearRegression
+
+    mlflow.autolog(log_models=False)
+    on = state.capture("mlflow")
+    for change in (
+        lambda: mlflow.sklearn.autolog(disable=True),
+        lambda: mlflow.autolog(disable=True),
+        lambda: mlflow.autolog(log_models=True),
+    ):
+        change()
+        assert [one.sentence for one in state.compare(on, state.capture("mlflow")) if one.sentence]
+        state.restore(on)
+        assert state.compare(on, state.capture("mlflow")) == []
+        LinearRegression().fit([[1], [2]], [1, 2])
+        assert mlflow.last_active_run().data.params["fit_intercept"] == "True"
+
+
+def test_tracing_that_was_off_stays_off_when_the_uri_goes_back(tracked, before, tmp_path):
+    mlflow.tracing.disable()
+    off = state.capture("mlflow", "environment")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'x.db'}")  # which switches tracing on
+    assert "tracing enabled" in [change.sentence for change in state.compare(off, state.capture("mlflow"))]
+    state.restore(off)
+    with mlflow.start_span("none"):
+        pass
+    assert state.compare(off, state.capture("mlflow", "environment")) == []
+    assert mlflow.get_tracking_uri() == tracked
+
+
+def test_a_span_left_open_does_not_swallow_the_next_trace(undone):
+    open_span()
+    undone()
+    with mlflow.start_span("next") as span:
+        assert span.parent_id is None
+
+
+def test_a_span_around_stays_the_parent(tracked, before):
+    with mlflow.start_span("around") as around:
+        inside = state.capture("mlflow")
+        open_span()
+        state.restore(inside)
+        with mlflow.start_span("next") as span:
+            assert span.parent_id == around.span_id
+
+
+def test_traces_go_to_the_store_before_again(undone, tracked, tmp_path):
+    with mlflow.start_span("before"):
+        pass
+    mlflow.set_tracking_uri(f"file:{tmp_path}/files")
+    undone()
+    with mlflow.start_span("after"):
+        pass
+    experiment = mlflow.get_experiment_by_name("first").experiment_id
+    traces = MlflowClient(tracked).search_traces([experiment])
+    names = {trace.data.spans[0].name for trace in traces}
+    assert {"before", "after"} <= names
+
+
+@mlflow_3_only
+def test_what_only_mlflow_3_has(undone):
+    model = mlflow.create_external_model(name="mine")
+    mlflow.set_active_model(model_id=model.model_id)
+    assert f"active model set to {model.model_id}" in undone()
+    assert mlflow.get_active_model_id() is None
+    mlflow.tracing.configure(span_processors=[lambda span: None])
+    assert undone() == ["tracing's span processors changed"]
+    HELD.append(mlflow.tracing.context(tags={"a": "b"}))
+    HELD[-1].__enter__()
+    assert undone() == ["tracing context left open"]
+    mlflow.set_workspace("other")
+    assert set(undone()) == {"workspace changed to other", "`MLFLOW_WORKSPACE` set"}
+
+
+@mlflow_3_only
+def test_a_cached_prompt_is_forgotten_and_never_told(undone):
+    mlflow.genai.register_prompt("greeting", "Hello {{name}}")
+    mlflow.genai.load_prompt("greeting", version=1)
+    assert undone() == []
+    from mlflow.prompt.registry_utils import PromptCache
+
+    assert not PromptCache.get_instance()._cache
+
+
+def test_a_dead_server_does_not_hold_the_restoring_up(undone, tracked):
+    run = mlflow.start_run()
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    began = time.monotonic()
+    undone()
+    assert time.monotonic() - began < 5
+    assert MlflowClient(tracked).get_run(run.info.run_id).info.status == "KILLED"
