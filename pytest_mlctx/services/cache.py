@@ -126,8 +126,11 @@ def user() -> Cache:
         return at(Path(named).expanduser().absolute())
     from platformdirs import user_cache_path
 
-    path = user_cache_path("pytest-mlctx", appauthor=False)
-    if not path.is_absolute():  # no HOME, and no entry in the password database
+    try:
+        path = user_cache_path("pytest-mlctx", appauthor=False)
+    except RuntimeError:  # no HOME, and no entry in the password database
+        path = Path()
+    if not path.is_absolute():  # the same, in an older platformdirs
         return Cache(None, f"no cache is kept: this user has no home folder; set {FOLDER_VARIABLE}")
     return at(path)
 

@@ -23,16 +23,21 @@ def fill(path: Path) -> None:
         OSError: the folder can't be made.
         sqlite3.Error: the file can't be opened, is no database, or stays locked for 60 s.
     """
+    if path.exists() and path.stat().st_size:
+        with _connected(path) as connection:
+            if not _empty(connection):
+                return
+    content = _content()  # before the file is made: there may be no MLflow that can
     path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(path, timeout=_TIMEOUT, isolation_level=None)) as connection:
-        if not _empty(connection):
-            return
-        content = _content()
-        with transaction(connection):
-            if _empty(connection):
-                content.put_back(connection)
-                experiments.date_default(connection)
-                experiments.locate_default(connection, places.artifacts_beside(path))
+    with _connected(path) as connection, transaction(connection):
+        if _empty(connection):
+            content.put_back(connection)
+            experiments.date_default(connection)
+            experiments.locate_default(connection, places.artifacts_beside(path))
+
+
+def _connected(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    return contextlib.closing(sqlite3.connect(path, timeout=_TIMEOUT, isolation_level=None))
 
 
 def _empty(connection: sqlite3.Connection) -> bool:

@@ -45,7 +45,7 @@ def settings(*pragmas: str, own: bool = False) -> Iterator[None]:
                 _on_connect(engine, [*(every_session or ()), f"busy_timeout = {BUSY_TIMEOUT}", *pragmas])
             return engine
 
-        stack.enter_context(_replaced(utils, "create_sqlalchemy_engine", create))
+        stack.enter_context(replaced(utils, "create_sqlalchemy_engine", create))
         if every_session is not None:
             make = utils._get_managed_session_maker
 
@@ -53,12 +53,12 @@ def settings(*pragmas: str, own: bool = False) -> Iterator[None]:
                 return make(session_maker, "" if db_type == "sqlite" else db_type)
 
             for module in (utils, registry):
-                stack.enter_context(_replaced(module, "_get_managed_session_maker", make_without))
+                stack.enter_context(replaced(module, "_get_managed_session_maker", make_without))
         if own:
-            stack.enter_context(_replaced(utils, "_verify_schema", lambda _engine: None))
+            stack.enter_context(replaced(utils, "_verify_schema", lambda _engine: None))
             _number_experiments()
         # MLflow 2 makes the artifact folder by opening the store; the first artifact makes it anyway.
-        stack.enter_context(_replaced(tracking, "mkdir", lambda *_args: None))
+        stack.enter_context(replaced(tracking, "mkdir", lambda *_args: None))
         yield
 
 
@@ -136,14 +136,14 @@ def _number_experiments() -> None:
 
 
 @contextlib.contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Replace what a module has under ``name``; a module that has none is left alone."""
-    if not hasattr(module, name):
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace what a module or class has under ``name``; one that has none is left alone."""
+    if not hasattr(owner, name):
         yield
         return
-    original = getattr(module, name)
-    setattr(module, name, value)
+    original = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(module, name, original)
+        setattr(owner, name, original)

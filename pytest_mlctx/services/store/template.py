@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import importlib.metadata
 import importlib.util
 import logging
 import logging.config
 import shutil
 import sqlite3
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +62,6 @@ def _name() -> str:
 
 def _build() -> bytes:
     """Let MLflow make a store as it always does, without the waits for the disk."""
-    importlib.import_module("mlflow.store.db.utils")  # configures MLflow's logging: before it is kept quiet
     folder = places.temporary_folder()
     try:
         path = folder / "template.db"
@@ -81,19 +80,19 @@ def _undisturbed() -> Iterator[None]:
     """Keep the process as it is during the migrations.
 
     Those of MLflow 2 call ``logging.config.fileConfig``, which closes the handlers of the root logger and
-    puts its own in their place; alembic and MLflow log every step; some steps warn.
+    puts its own in their place; alembic, MLflow and its migrations log every step; some steps warn.
     """
-    names = ("alembic", "mlflow.store.db.utils")
-    levels = {name: logging.getLogger(name).level for name in names}
-    file_config = logging.config.fileConfig
-    with warnings.catch_warnings():
+    thread = threading.get_ident()
+    hand_on = logging.Logger.callHandlers
+
+    def hand_on_warnings(logger: logging.Logger, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or threading.get_ident() != thread:
+            hand_on(logger, record)
+
+    with (
+        warnings.catch_warnings(),
+        opening.replaced(logging.config, "fileConfig", lambda *_args, **_kwargs: None),
+        opening.replaced(logging.Logger, "callHandlers", hand_on_warnings),
+    ):
         warnings.simplefilter("ignore")
-        logging.config.fileConfig = lambda *_args, **_kwargs: None
-        try:
-            for name in names:
-                logging.getLogger(name).setLevel(logging.WARNING)
-            yield
-        finally:
-            logging.config.fileConfig = file_config
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+        yield

@@ -76,6 +76,12 @@ class Store:
         with self._lock:
             return Savepoint.take(self._connection())
 
+    def data_version(self) -> int:
+        """A number that changes when somebody else has written to the store (SQLite's ``data_version``)."""
+        with self._lock:
+            version: int = self._connection().execute("PRAGMA data_version").fetchone()[0]
+            return version
+
     def back(self, savepoint: Savepoint, *, experiment: str, artifacts: Path) -> str:
         """Go back to a savepoint of this store, in one transaction, and give the id of ``experiment``.
 
