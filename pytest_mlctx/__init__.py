@@ -29,10 +29,11 @@ __all__ = [
 # Whoever names the package as a plugin means the plugin.
 pytest_plugins = ("pytest_mlctx.plugin",)
 
+if not TYPE_CHECKING:  # to type checkers a name that is not above is a mistake
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from pytest_mlctx import services
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            from pytest_mlctx import services
 
-        return getattr(services, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return getattr(services, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,6 +29,6 @@ def header(session: Session) -> list[str]:
 
 
 def _shown(uri: str) -> str:
-    from pytest_mlctx.services import uris
+    from pytest_mlctx.services import secrets
 
-    return uris.redact(uri)
+    return secrets.redact(uri)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from loguru import logger
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from pytest_mlctx.services import state
+from pytest_mlctx.services import secrets, state
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from typing_extensions import Self
@@ -28,6 +30,10 @@ class _Lease:
 
     service: Service
     before: state.State  # what the matching stop gives back
+
+    def shares(self, other: _Lease) -> bool:
+        """Whether both hold the state of one library."""
+        return not self.before.libraries.isdisjoint(other.before.libraries)
 
 
 _leases: list[_Lease] = []
@@ -47,12 +53,17 @@ class Service(BaseModel, ABC):
     libraries: ClassVar[tuple[state.Library, ...]] = ()
     """The libraries whose process-wide state the service holds while it runs."""
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _without_credentials(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise secrets.redacted(error) from None
+
     @abstractmethod
     def _apply(self) -> None:
         """Make the configuration hold. What it changes is given back by the lease, also when it fails."""
-
-    def _release(self) -> None:
-        """Let go of what is not state, such as buffers, before the state is given back."""
 
     def start(self) -> None:
         """Make this configuration hold, until the matching ``stop()``.
@@ -62,13 +73,16 @@ class Service(BaseModel, ABC):
         """
         with _lock:
             before = state.capture(*self.libraries)
+            lease = _Lease(self, before)
             try:
                 self._apply()
+                _leases.append(lease)
+                self._audit("started")
             except BaseException:
+                if lease in _leases:
+                    _leases.remove(lease)
                 state.restore(before)
                 raise
-            _leases.append(_Lease(self, before))
-        self._audit("started")
 
     def stop(self) -> None:
         """Give back what was before the last ``start()`` of this service; without one, do nothing.
@@ -79,23 +93,17 @@ class Service(BaseModel, ABC):
             lease = next((lease for lease in reversed(_leases) if lease.service is self), None)
             if lease is None:
                 return
-            self._audit("stopped")
-            later = next(
-                (
-                    other
-                    for other in _leases[_leases.index(lease) + 1 :]
-                    if set(other.service.libraries) & set(self.libraries)
-                ),
-                None,
-            )
-            _leases.remove(lease)
-            if later is not None:
-                later.before = lease.before
-                return
             try:
-                self._release()
+                self._audit("stopped")
             finally:
-                state.restore(lease.before)
+                later = next(
+                    (other for other in _leases[_leases.index(lease) + 1 :] if other.shares(lease)), None
+                )
+                _leases.remove(lease)
+                if later is None:
+                    state.restore(lease.before)
+                else:
+                    later.before = lease.before
 
     def __enter__(self) -> Self:
         self.start()
@@ -125,10 +133,24 @@ class Service(BaseModel, ABC):
 
     def _public_configuration(self) -> dict[str, Any]:
         """The configuration as logs may show it: without credentials."""
-        return self.model_dump()
+        return {
+            field: secrets.redact(value) if isinstance(value, str) else value
+            for field, value in self.model_dump().items()
+        }
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        yield from self._public_configuration().items()
 
     def _audit(self, event: str) -> None:
         name = type(self).__name__
-        logger.bind(service=name, event=event).opt(depth=2).info(
+        logger.bind(service=name, event=event).opt(depth=_depth_of_caller()).info(
             "{} {}: {}", name, event, self._public_configuration()
         )
+
+
+def _depth_of_caller() -> int:
+    """How many frames an audit record lies within the code that starts or stops, itself or by ``with``."""
+    depth, frame = -1, sys._getframe()
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+        depth, frame = depth + 1, frame.f_back
+    return depth

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, ClassVar, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 from loguru import logger
 from pydantic import PrivateAttr, field_validator
@@ -22,8 +23,9 @@ FORMAT = (
     "<cyan>{name}</cyan>:<cyan>{function}</cyan>:<cyan>{line}</cyan> - <level>{message}</level>"
 )
 # From loguru's documentation, "The record dict".
-_RECORD_FIELDS = frozenset(
-    "elapsed exception extra file function level line message module name process thread time".split()
+_RECORD_FIELDS = (
+    *("elapsed", "exception", "extra", "file", "function", "level", "line"),
+    *("message", "module", "name", "process", "thread", "time"),
 )
 _DEFAULT_HANDLER = 0  # the id that loguru gives to the handler it starts with
 
@@ -81,7 +83,8 @@ class LoggerService(Service):
             logger.level(level)
         except ValueError:
             raise ValueError(
-                f"{level!r} is not a level of loguru's: use TRACE, DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL"
+                f"{level!r} is not a level of loguru's: "
+                "use TRACE, DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL"
             ) from None
         return level
 
@@ -92,11 +95,11 @@ class LoggerService(Service):
             names = {name for _, name, _, _ in Formatter().parse(format) if name is not None}
         except ValueError as error:
             raise ValueError(f"{format!r} is not a format string ({error})") from None
-        unknown = {re.split(r"[.\[]", name)[0] for name in names} - _RECORD_FIELDS
+        unknown = {re.split(r"[.\[]", name)[0] for name in names}.difference(_RECORD_FIELDS)
         if unknown:
             raise ValueError(
                 f"{format!r} names {', '.join(sorted(unknown))}, which loguru's records have not: "
-                f"use {', '.join(sorted(_RECORD_FIELDS))}"
+                f"use {', '.join(_RECORD_FIELDS)}"
             )
         return format
 
@@ -108,31 +111,28 @@ class LoggerService(Service):
         return sink
 
     def logger(self) -> Logger:
-        """loguru's logger: the same object everywhere, before and after ``start()`` too."""
+        """The logger of loguru: the same object everywhere, before and after ``start()`` too."""
         return logger
 
     def _apply(self) -> None:
-        # Started again within itself the sink must not write twice; a handler that is gone already is no loss.
+        # Started again within itself the sink must not write twice.
         for handler in (_DEFAULT_HANDLER, *self._handlers):
-            try:
+            with contextlib.suppress(ValueError):  # it is gone already
                 logger.remove(handler)
-            except ValueError:
-                continue
-        if self.sink in ("stderr", "stdout"):
-            sink: _Stream | Path = _Stream(self.sink)
-        else:
-            sink = _log_file(self.sink)
+        is_stream = self.sink in ("stderr", "stdout")
+        sink: Any = _Stream(self.sink) if is_stream else _log_file(self.sink)
+        encoding: Any = {} if is_stream else {"encoding": "utf-8"}
         try:
             handler = logger.add(
                 sink,
                 level=self.level,
                 format=self.format,
-                colorize=self.colorize and isinstance(sink, _Stream),
+                colorize=self.colorize and is_stream,
                 serialize=self.serialize,
                 backtrace=self.backtrace,
                 diagnose=self.diagnose,
                 catch=self.catch,
-                **({} if isinstance(sink, _Stream) else {"encoding": "utf-8"}),
+                **encoding,
             )
         except OSError as error:
             raise ServiceError(

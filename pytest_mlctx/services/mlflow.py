@@ -1,4 +1,4 @@
-"""MlflowService: where MLflow tracks, to which experiment, what it logs by itself; runs with their outcome."""
+"""MlflowService: where MLflow tracks, to which experiment, what it logs by itself; runs and their end."""
 
 from __future__ import annotations
 
@@ -11,28 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from loguru import logger
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from pytest_mlctx.services import remote, runs, state, store, uris
+from pytest_mlctx.services import remote, runs, secrets, state, store, uris
 from pytest_mlctx.services.base import Service, ServiceError
 
 if TYPE_CHECKING:
     import mlflow
-
-
-class RunConfig(BaseModel):
-    """What ``MlflowService.run_context`` gives to ``mlflow.start_run``."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    name: str
-    """The run's name, not its id; need not be unique."""
-    description: str | None = None
-    """Shown on the run's page; MLflow renders it as Markdown."""
-    tags: dict[str, Any] | None = None
-    """Values of any type: MLflow stores their text."""
-    log_system_metrics: bool | None = True
-    """Sample CPU, memory, disk and network while the run is open; None: as MLflow is set."""
 
 
 class MlflowService(Service):
@@ -41,13 +26,26 @@ class MlflowService(Service):
     On a ``sqlite:///`` store the artifacts of new experiments lie in ``mlartifacts/`` beside the database.
     """
 
-    RunConfig: ClassVar[type[RunConfig]] = RunConfig
+    class RunConfig(BaseModel):
+        """What ``MlflowService.run_context`` gives to ``mlflow.start_run``."""
+
+        model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+        name: str
+        """The run's name, not its id; need not be unique."""
+        description: str | None = None
+        """Shown on the run's page; MLflow renders it as Markdown."""
+        tags: dict[str, Any] | None = None
+        """Values of any type: MLflow stores their text."""
+        log_system_metrics: bool | None = True
+        """Sample CPU, memory, disk and network while the run is open; None: as MLflow is set."""
+
     libraries: ClassVar[tuple[state.Library, ...]] = ("mlflow", "environment")
 
     tracking_uri: str = "sqlite:///mlflow.db"
-    """Any URI that MLflow tracks to: ``sqlite:///``, a path, ``http(s)://``, ``postgresql://``, ``databricks``."""
-    registry_uri: str | None = None
-    """The model registry; None becomes the tracking URI, so that the attribute always tells the URI in use."""
+    """Any that MLflow takes: ``sqlite:///``, a path, ``http(s)://``, ``postgresql://``, ``databricks``."""
+    registry_uri: str | None = Field(default=None, validate_default=True)
+    """The model registry; None becomes the tracking URI: the attribute always tells the one in use."""
     experiment_name: str = "default"
     """The active experiment, made where it is missing."""
     registry_name: str = "default"
@@ -69,13 +67,12 @@ class MlflowService(Service):
     autolog_silent: bool = False
     """No messages and warnings of MLflow's while autologging."""
 
-    @model_validator(mode="before")
+    @field_validator("tracking_uri", "registry_uri")
     @classmethod
-    def _one_registry(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("registry_uri") is None:
-            tracking_uri = values.get("tracking_uri", cls.model_fields["tracking_uri"].default)
-            return {**values, "registry_uri": tracking_uri}
-        return values
+    def _discreet(cls, uri: str | None, values: ValidationInfo) -> str | None:
+        if uri is None:
+            return values.data.get("tracking_uri")
+        return secrets.discreet(uri)
 
     @field_validator("experiment_name")
     @classmethod
@@ -114,17 +111,28 @@ class MlflowService(Service):
         )
         run_id = run.info.run_id
         logger.info("MLflow run {} ({}) started", run_config.name, run_id)
-        status = "FAILED"
+        status = "FINISHED"
         try:
             yield run
-            status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
+        except BaseException:
+            status = "FAILED"
+            raise
         finally:
-            _end_run(run_id, status)
-            seconds = time.monotonic() - began
-            logger.info("MLflow run {} ({}) ended: {}, {:.3f} s", run_config.name, run_id, status, seconds)
+            try:
+                _end_run(run_id, status)
+            except Exception as error:
+                if status == "FINISHED":
+                    raise
+                # The block's own error is the one to be seen.
+                logger.warning("MLflow run {} could not be ended: {}", run_id, secrets.redact(str(error)))
+            else:
+                seconds = time.monotonic() - began
+                logger.info(
+                    "MLflow run {} ({}) ended: {}, {:.3f} s", run_config.name, run_id, status, seconds
+                )
 
     def _apply(self) -> None:
         registry_uri = self.registry_uri or self.tracking_uri
@@ -162,7 +170,7 @@ class MlflowService(Service):
         if experiment.lifecycle_stage != "active":
             raise ServiceError(
                 f"MlflowService.experiment_name {self.experiment_name!r} was deleted in this store: "
-                f"restore it (`mlflow experiments restore -x {experiment.experiment_id}`) or choose another name."
+                f"restore it (`mlflow experiments restore -x {experiment.experiment_id}`) or choose another."
             )
         return str(experiment.experiment_id)
 
@@ -193,8 +201,8 @@ class MlflowService(Service):
         except ServiceError:
             raise
         except Exception as error:
-            where = f"MlflowService.tracking_uri {uris.redact(self.tracking_uri)!r}"
-            text = uris.redact(" ".join(str(error).split()))
+            where = f"MlflowService.tracking_uri {secrets.redact(self.tracking_uri)!r}"
+            text = secrets.redact(" ".join(str(error).split()))
             if "FallbackAsyncAdaptedQueuePool" in text:
                 sentence = (
                     f"MLflow {mlflow.__version__} cannot open a SQL store beside SQLAlchemy 2.1: "
@@ -209,14 +217,8 @@ class MlflowService(Service):
                 sentence = f"{where} cannot be used by MLflow {mlflow.__version__}: {text[:300]}"
             raise ServiceError(sentence) from None
 
-    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
-        yield from self._public_configuration().items()  # pytest shows the repr of a failing test's fixtures
 
-    def _public_configuration(self) -> dict[str, Any]:
-        return {
-            field: uris.redact(value) if isinstance(value, str) else value
-            for field, value in self.model_dump().items()
-        }
+RunConfig = MlflowService.RunConfig
 
 
 def _end_run(run_id: str, status: str) -> None:

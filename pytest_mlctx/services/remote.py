@@ -1,4 +1,4 @@
-"""What becomes of a remote store that code names by itself: refused, redirected to another store, or allowed."""
+"""What becomes of a remote store that code names by itself: refused, redirected or allowed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytest_mlctx.services import uris
+from pytest_mlctx.services import secrets, uris
 from pytest_mlctx.services.base import ServiceError
 
 Policy = Literal["refuse", "redirect", "allow"]
@@ -43,7 +43,7 @@ def reaches(uri: str) -> bool:
         return True
     if _rules[-1].policy == "refuse":
         raise ServiceError(
-            f"The store {uris.redact(uri)!r} is remote and was not asked for: {_rules[-1].remedy}"
+            f"The store {secrets.redact(uri)!r} is remote and was not asked for: {_rules[-1].remedy}"
         )
     return False
 
@@ -82,7 +82,7 @@ def governed(policy: Policy, stand_in: str, *, remedy: str, exempt: tuple[str, .
 
 
 def _builder(original: Any, stand_in: Any) -> Any:
-    # MLflow passes what the builder's signature names, and the two registries pass different second arguments.
+    # MLflow passes what the signature names, and its two registries pass different second arguments.
     def build(store_uri: str, artifact_uri: str | None = None, tracking_uri: str | None = None) -> Any:
         if not reaches(store_uri):
             return stand_in

@@ -1,4 +1,4 @@
-"""The URIs that MLflow accepts for a store: checked without opening them, asked once, shown without secrets."""
+"""The URIs that MLflow accepts for a store: checked without opening them, and asked once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from pytest_mlctx.services.base import ServiceError
+from pytest_mlctx.services.secrets import redact
 
 T = TypeVar("T")
 
@@ -27,14 +29,6 @@ _DATABASES = ("postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
 _DATABRICKS = ("databricks", "databricks-uc", "uc")
 _SCHEMES = ("sqlite", "file", *_SERVERS, *_DATABASES, *_DATABRICKS)
-
-_CREDENTIALS = re.compile(r"(?<=://)(?![/\s])[^\s'\"]*@")
-_SECRETS = re.compile(r"(?i)([?&](?:[a-z_]*(?:password|passwd|pwd|token|secret|key)[a-z_]*)=)[^&\s'\"]*")
-
-
-def redact(text: str) -> str:
-    """The text with the credentials of every URI in it, user name included, replaced by ``***``."""
-    return _SECRETS.sub(r"\1***", _CREDENTIALS.sub("***@", text))
 
 
 def scheme(uri: str) -> str:
@@ -70,7 +64,7 @@ def _is_loopback(host: str | None) -> bool:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The database file of a ``sqlite:`` URI as SQLAlchemy reads it; None for another scheme or a database in memory."""
+    """The database file of a ``sqlite:`` URI; None for another scheme or a database in memory."""
     if scheme(uri) != "sqlite":
         return None
     name = uri.partition(":///")[2].partition("?")[0]
@@ -134,7 +128,7 @@ def _registered_schemes() -> set[str]:
 
 
 def ask(field: str, uri: str) -> None:
-    """Put one question to the store, so that what can't answer is told at once and not after MLflow's retries.
+    """Put one question to the store: what can't answer is told at once and not after MLflow's retries.
 
     Args:
         field: the name of the field, for the sentence.
@@ -148,7 +142,7 @@ def ask(field: str, uri: str) -> None:
         _ask_sqlite(field, uri)
     elif kind in _FILES:
         _ask_folder(field, folder(uri), uri)
-    elif kind in _SERVERS:
+    elif kind in _SERVERS + _DATABRICKS:
         _ask_server(field, uri)
     elif kind in _DATABASES:
         _ask_database(field, uri)
@@ -160,7 +154,8 @@ def _ask_folder(field: str, path: Path, uri: str) -> None:
         raise ServiceError(f"{field} {uri!r}: {str(existing)!r} is not a folder: choose another path.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ServiceError(
-            f"{field} {uri!r}: the folder {str(existing)!r} may not be written: change its permissions or choose another."
+            f"{field} {uri!r}: the folder {str(existing)!r} may not be written: "
+            "change its permissions or choose another."
         )
 
 
@@ -196,12 +191,18 @@ def _ask_sqlite(field: str, uri: str) -> None:
 
 
 def _ask_server(field: str, uri: str) -> None:
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
+    credentials: Any
+    if scheme(uri) in _DATABRICKS:
+        credentials = import_module("mlflow.utils.databricks_utils").get_databricks_host_creds
+        remedy = "check DATABRICKS_HOST and DATABRICKS_TOKEN, or the profile in ~/.databrickscfg"
+    else:
+        credentials = import_module("mlflow.utils.credentials").get_default_host_creds
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    http_request: Any = import_module("mlflow.utils.rest_utils").http_request
 
     def question() -> tuple[int, str]:
         response = http_request(
-            get_default_host_creds(uri),
+            credentials(uri),
             "/api/2.0/mlflow/experiments/get-by-name",
             "GET",
             params={"experiment_name": "Default"},
@@ -214,18 +215,15 @@ def _ask_server(field: str, uri: str) -> None:
     code, text = _within_deadline(field, uri, question)
     where = f"{field} {redact(uri)!r}"
     if code in (401, 403):
+        raise ServiceError(f"{where} answers {code}, not authorised: {remedy}.")
+    if code not in (200, 404):
         raise ServiceError(
-            f"{where} answers {code}, not authorised: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
-            "or MLFLOW_TRACKING_TOKEN."
+            f"{where} answers HTTP {code}: check that an MLflow server listens there, and its log."
         )
-    if not text.lstrip().startswith("{") or code not in (200, 404):
-        answer = (
-            f"HTTP {code}"
-            if text.lstrip().startswith("{") or code != 200
-            else "a page that is not MLflow's API"
-        )
+    if not text.lstrip().startswith("{"):
         raise ServiceError(
-            f"{where} answers {answer}: check that an MLflow server listens there, and its log."
+            f"{where} answers with a page that is not MLflow's API: "
+            "check that an MLflow server listens there."
         )
 
 

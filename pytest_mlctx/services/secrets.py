@@ -1,0 +1,52 @@
+"""What nobody may read in a log, a message or a report: the credentials in a URI."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]\S*@")
+_PARAMETERS = re.compile(r"(?i)([?&](?:[a-z_]*(?:password|passwd|pwd|token|secret|key)[a-z_]*)=)[^&\s]*")
+
+
+def redact(text: str) -> str:
+    """The text with the credentials of every URI in it, user name included, replaced by ``***``."""
+    return _PARAMETERS.sub(r"\1***", _CREDENTIALS.sub("***@", text))
+
+
+class _Discreet(str):
+    """A string with credentials that its ``repr`` does not show: pytest prints that of a test's fixtures."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(redact(self))
+
+
+def discreet(text: str) -> str:
+    """The text itself; where it holds credentials, as a string whose ``repr`` is redacted."""
+    return _Discreet(text) if _holds_credentials(text) else text
+
+
+def _holds_credentials(text: str) -> bool:
+    return redact(text) != text
+
+
+def redacted(error: ValidationError) -> ValidationError:
+    """The error without the credentials in its inputs: pydantic shows the input of each mistake."""
+    mistakes = error.errors(include_url=False)
+    if not any(_holds_credentials(f"{mistake['msg']} {mistake['input']!r}") for mistake in mistakes):
+        return error
+    return ValidationError.from_exception_data(
+        error.title,
+        [
+            InitErrorDetails(
+                type=PydanticCustomError(mistake["type"], redact(mistake["msg"])),
+                loc=mistake["loc"],
+                input=redact(str(mistake["input"])),
+            )
+            for mistake in mistakes
+        ],
+    )
