@@ -59,9 +59,13 @@ def _mlctx_active(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="session")
-def _mlctx_folder(_mlctx_active: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _mlctx_folder(
+    request: pytest.FixtureRequest, _mlctx_active: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The session's temporary folder, a worker's own under xdist."""
-    return tmp_path_factory.mktemp("mlctx", numbered=False)
+    session = Session.of(request.config)
+    session.folder = tmp_path_factory.mktemp("mlctx", numbered=False)
+    return session.folder
 
 
 @pytest.fixture(scope="session")
@@ -131,16 +135,36 @@ def mlflow_service(
     from pytest_mlctx.services import MlflowService, runs
 
     session = Session.of(request.config)
+    if reason := session.refuses(mlflow_config.get("tracking_uri", "")):
+        pytest.fail(reason, pytrace=False)
     with _running(MlflowService, mlflow_config, "mlflow_config") as service:
-        with session.hermetic.governed(service.tracking_uri), runs.tagging(session.tracking.tags):
+        with runs.tagging(session.tracking.tags), session.isolated(service):
             yield service
 
 
 @pytest.fixture
-def mlflow_run(request: pytest.FixtureRequest, mlflow_service: MlflowService) -> Iterator[mlflow.ActiveRun]:
+def mlflow_sandbox(
+    request: pytest.FixtureRequest, _mlctx_hermetic: None, mlflow_config: dict[str, Any]
+) -> Iterator[MlflowService]:
+    """A running MlflowService on a tracking store and registry that are empty, for this test alone."""
+    from pytest_mlctx.services import MlflowService, runs
+
+    session = Session.of(request.config)
+    experiment = mlflow_config["experiment_name"]
+    with session.sandbox.emptied(experiment) as uri, runs.set_aside():
+        fields = {**mlflow_config, "tracking_uri": uri, "registry_uri": uri}
+        with _running(MlflowService, fields, "mlflow_config") as service:
+            with runs.tagging(session.tracking.tags), session.hermetic.governed(uri):
+                yield service
+
+
+@pytest.fixture
+def mlflow_run(request: pytest.FixtureRequest) -> Iterator[mlflow.ActiveRun]:
     """An active run of this test: named after it, tagged with its node id, closed with its outcome."""
+    sandboxed = "mlflow_sandbox" in request.fixturenames
+    service = request.getfixturevalue("mlflow_sandbox" if sandboxed else "mlflow_service")
     tracking = Session.of(request.config).tracking
-    run = tracking.open(request.node, mlflow_service)
+    run = tracking.open(request.node, service)
     try:
         yield run
     finally:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_mlctx.services.state import Change, State
+    from pytest_mlctx.services.state import Cell, Change, State
 
 Mode = Literal["auto", "off", "warn", "error"]
+ChangedBy = dict["Cell", tuple[str, object]]
+"""The fixture that changed a cell last, and the value that it left there."""
 
 
 class LeakWarning(pytest.PytestWarning):
@@ -36,6 +38,7 @@ class _Held:
     before: State
     after: State
     under: State
+    changed_by: ChangedBy
 
 
 @dataclass
@@ -43,7 +46,7 @@ class _Watched:
     """One attempt at a test, from before its setup until after its teardown."""
 
     baseline: _Baseline
-    by_fixture: dict[Any, tuple[str, object]] = field(default_factory=dict)  # cell -> fixture, value it left
+    changed_by: ChangedBy = field(default_factory=dict)
 
 
 class Guard:
@@ -59,10 +62,14 @@ class Guard:
         self._state = state
         self._mode = mode
         self._watched: _Watched | None = None
+        self._leaks: list[str] = []  # of the last test
         self._setups: list[_Baseline] = []  # of the fixtures that are being set up, outermost first
         self._held: dict[pytest.FixtureDef[Any], _Held] = {}
         self._known: set[pytest.FixtureDef[Any]] = set()  # whose setup was seen
-        self.healed = 0
+
+    @property
+    def _open(self) -> list[_Baseline]:
+        return self._setups if self._watched is None else [*self._setups, self._watched.baseline]
 
     def _now(self) -> State:
         return self._state.capture("mlflow", "environment", "files", "logging", "loguru")
@@ -70,6 +77,14 @@ class Guard:
     def watch(self) -> None:
         """Look at the test that is running from now on."""
         self._watched = _Watched(_Baseline(self._now()))
+
+    def renumber_experiment(self, before: str, after: str) -> None:
+        """Expect the new id where the old one was to come back: the experiment was made anew between tests."""
+        for held in self._held.values():
+            for name in ("before", "after", "under"):
+                setattr(held, name, self._state.renumbered(getattr(held, name), before, after))
+        for baseline in self._open:
+            baseline.state = self._state.renumbered(baseline.state, before, after)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
@@ -102,14 +117,12 @@ class Guard:
         changes = self._state.compare(before, after)
         if not changes or self._watched is None:
             return
+        changed_by = {change.cell: (fixturedef.argname, change.after) for change in changes}
         if shared:
-            self._held[fixturedef] = _Held(before, after, self._watched.baseline.state)
-            self._move(self._watched.baseline, before, after)
+            self._held[fixturedef] = _Held(before, after, self._watched.baseline.state, changed_by)
         else:
-            self._watched.by_fixture.update(
-                {change.cell: (fixturedef.argname, change.after) for change in changes}
-            )
-        for baseline in self._setups:
+            self._watched.changed_by.update(changed_by)
+        for baseline in self._open if shared else self._setups:
             self._move(baseline, before, after)
 
     def _move(self, baseline: _Baseline, before: State, after: State) -> None:
@@ -123,7 +136,9 @@ class Guard:
                 # Alive since before the guard looked: what its end changes can't be told from a leak.
                 self._watched.baseline.state = self._now()
             return
-        for baseline in (*self._setups, *((self._watched.baseline,) if self._watched else ())):
+        if self._watched:
+            self._watched.changed_by.update(held.changed_by)  # the culprit, if it has not undone it
+        for baseline in self._open:
             self._move(baseline, held.after, held.before)
             # Under it may lie what the test had changed before: that is healed now.
             if held.under.pristine == held.before.pristine:
@@ -135,14 +150,28 @@ class Guard:
         try:
             result = yield
         except BaseException:
-            self._heal(item)
+            if leaks := self._heal(item):
+                item.add_report_section("teardown", "leak", _told(leaks))  # its own error goes before
             raise
         leaks = self._heal(item)
+        if leaks and self._mode == "warn":
+            item.warn(LeakWarning(_told(leaks)))
         if leaks and self._mode == "error":
             raise LeakError(_told(leaks))
         return result
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Hand the findings over with the report of the teardown, to xdist's controller too."""
+        report = yield
+        if call.when == "teardown" and self._leaks:
+            report.mlctx_leaks, self._leaks = self._leaks, []
+        return report
+
     def _heal(self, item: pytest.Item) -> list[str]:
+        """Put the state back; what is worth a word, one sentence for each culprit, unless switched off."""
         watched, self._watched = self._watched, None
         if watched is None:
             return []
@@ -150,29 +179,21 @@ class Guard:
         if not changes:
             return []
         self._state.restore(watched.baseline.state)
-        leaks = [
-            f"{self._culprit(watched, item, change)}: {change.sentence}"
-            for change in changes
-            if change.sentence
-        ]
-        if leaks and self._mode != "off":
-            self.healed += 1
-            if self._mode != "auto":
-                item.user_properties.append(("mlctx_leaks", leaks))
-            if self._mode == "warn":
-                item.warn(LeakWarning(_told(leaks)))
-        return leaks
-
-    def _culprit(self, watched: _Watched, item: pytest.Item, change: Change) -> str:
-        fixture, value = watched.by_fixture.get(change.cell, ("", None))
-        if fixture and value == change.after:
-            return f"fixture {fixture} of {item.nodeid}"
-        return item.nodeid
+        leaks: dict[str, list[str]] = {}
+        for change in changes:
+            if change.sentence and self._mode != "off":
+                leaks.setdefault(_culprit(watched, item, change), []).append(change.sentence)
+        self._leaks = [f"{culprit} left {', '.join(what)}" for culprit, what in leaks.items()]
+        return self._leaks
 
 
-def _told(leaks: list[str]) -> str:
+def _culprit(watched: _Watched, item: pytest.Item, change: Change) -> str:
+    fixture, value = watched.changed_by.get(change.cell, ("", None))
+    return f"fixture {fixture!r} of {item.nodeid}" if fixture and value == change.after else item.nodeid
+
+
+def _told(sentences: list[str]) -> str:
     return (
-        "the process-wide state was left changed, and has been put back. "
-        + "; ".join(leaks)
-        + ". Undo it in the test, or in a fixture after its yield."
+        "; ".join(sentences)
+        + ". It was put back; undo it in the test itself, or in the fixture after its yield."
     )

@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from pytest_mlctx.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_mlctx.services.store import Savepoint, Store
 
 AMBIENT = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 """The variables that would lead to a store, and are not followed."""
@@ -40,14 +42,18 @@ class Hermetic:
     """The store of a session's tests, and the environment in which no other is found.
 
     Attributes:
-        store_uri: the temporary store, once it has a name; None where the user named one.
+        store: the temporary store, while it is in force; None where the user named one.
+        store_uri: its URI, known before it is made.
+        empty: what it held when it was made.
         ambient: the variables of `AMBIENT` that were set from outside.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._link: Path | None = None
+        self.store: Store | None = None
         self.store_uri: str | None = None
+        self.empty: Savepoint | None = None
         self.ambient = {name: os.environ[name] for name in AMBIENT if name in os.environ}
 
     @property
@@ -95,17 +101,16 @@ class Hermetic:
                 self._link.mkdir()
         for name, value in _SILENCED.items():  # before the template is built, which may import mlflow
             os.environ[name] = value
-        temporary = None
         if self._settings.tracking_uri is None:
-            temporary = store.create((self._link or folder) / "mlflow.db", fallback=folder)
-            self.store_uri = temporary.uri
+            self.store = store.create((self._link or folder) / "mlflow.db", fallback=folder)
+            self.store_uri, self.empty = self.store.uri, self.store.savepoint()
         self._enforce()
         try:
             yield
         finally:
             state.restore(before)
-            if temporary is not None:
-                temporary.close()
+            if self.store is not None:
+                self.store.close()
 
     def _enforce(self) -> None:
         for name in _SET_ASIDE:
@@ -119,13 +124,10 @@ class Hermetic:
             os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"
 
     @contextmanager
-    def governed(self, tracking_uri: str) -> Iterator[None]:
-        """``--mlctx-remote`` in force, where the service tracks to the temporary store."""
+    def governed(self, stand_in: str) -> Iterator[None]:
+        """``--mlctx-remote`` in force, with the temporary store of this URI to stand in."""
         from pytest_mlctx.services import remote
 
-        if tracking_uri != self.store_uri:
-            yield
-            return
         own = () if self._settings.registry_uri is None else (self._settings.registry_uri,)
-        with remote.governed(self._settings.remote, tracking_uri, remedy=_REMEDY, exempt=own):
+        with remote.governed(self._settings.remote, stand_in, remedy=_REMEDY, exempt=own):
             yield

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_mlctx.guard import Guard
 from pytest_mlctx.hermetic import Hermetic
+from pytest_mlctx.isolation import Artifacts, Isolation, Sandbox
 from pytest_mlctx.settings import Settings
 from pytest_mlctx.tracking import Tracking
 
+if TYPE_CHECKING:
+    from pytest_mlctx.services import MlflowService
+
 SERVICE_FIXTURES = frozenset(
-    {"logger_service", "alerts_service", "alerts_outbox", "mlflow_service", "mlflow_run"}
+    {"logger_service", "alerts_service", "alerts_outbox", "mlflow_service", "mlflow_sandbox", "mlflow_run"}
 )
 
 
@@ -29,6 +35,7 @@ class Session:
         self.settings = settings
         self.hermetic = Hermetic(settings)
         self.active = False
+        self.folder = Path()  # in pytest's temporary folder, once a service is asked for
 
     @classmethod
     def of(cls, config: pytest.Config) -> Session:
@@ -38,7 +45,7 @@ class Session:
     @cached_property
     def guard(self) -> Guard:
         """Looks after the state between tests."""
-        return Guard("auto")
+        return Guard(self.settings.leaks)
 
     @cached_property
     def tracking(self) -> Tracking:
@@ -61,6 +68,46 @@ class Session:
             self._config.pluginmanager.register(self.guard, "mlctx-guard")
             self._config.pluginmanager.register(self.tracking, "mlctx-tracking")
             self.guard.watch()
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """The folders for the artifacts of each test."""
+        artifacts = Artifacts(self._config, self.folder / "artifacts")
+        self._config.pluginmanager.register(artifacts, "mlctx-artifacts")
+        return artifacts
+
+    @cached_property
+    def sandbox(self) -> Sandbox:
+        """The store that is empty for each test that asks."""
+        from pytest_mlctx.services import store
+
+        sandbox = store.create(self.folder / "sandbox.db", fallback=self.folder)
+        self._config.add_cleanup(sandbox.close)
+        return Sandbox(self.artifacts, sandbox)
+
+    @contextmanager
+    def isolated(self, service: MlflowService) -> Iterator[None]:
+        """Where the service tracks to the temporary store: isolation by test, and remote stores governed."""
+        store, empty = self.hermetic.store, self.hermetic.empty
+        if store is None or empty is None or service.tracking_uri != store.uri:
+            yield
+            return
+        with ExitStack() as stack:
+            stack.enter_context(self.hermetic.governed(store.uri))
+            if self.settings.isolation != "session":
+                isolation = Isolation(self.guard, self.artifacts, store, empty, service.experiment_name)
+                self._config.pluginmanager.register(isolation, "mlctx-isolation")
+                stack.callback(self._config.pluginmanager.unregister, isolation)
+            yield
+
+    def refuses(self, tracking_uri: str) -> str | None:
+        """Why tests cannot track there, as one sentence."""
+        if self.settings.isolation == "test" and tracking_uri != self.hermetic.store_uri:
+            return (
+                "--mlctx-isolation: 'test' needs the temporary store and the fixture mlflow_config names "
+                "another, drop one of them."
+            )
+        return None
 
     def used_by(self, items: list[pytest.Item]) -> bool:
         """Whether one of these tests is known to use a service before it runs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,38 @@ def active_run_ids() -> list[str]:
     from mlflow.tracking import fluent
 
     return [run.info.run_id for run in fluent._active_run_stack.get()]
+
+
+def active_experiment_id() -> str:
+    """The experiment that the fluent API opens runs in; empty where none is set."""
+    from mlflow.tracking import fluent
+
+    return str(fluent._active_experiment_id or "")
+
+
+def activate_experiment(experiment_id: str) -> None:
+    """What ``mlflow.set_experiment`` does to the process, for an experiment that is known to exist."""
+    from mlflow.tracking import fluent
+
+    fluent._active_experiment_id = experiment_id
+    os.environ["MLFLOW_EXPERIMENT_ID"] = experiment_id
+
+
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """Within the block this thread has no active run; those that it opens and leaves open end with it."""
+    import mlflow
+    from mlflow.tracking import fluent
+
+    stack: Any = fluent._active_run_stack.get()
+    outside = stack.copy()
+    stack.clear()
+    try:
+        yield
+    finally:
+        while stack:
+            mlflow.end_run("KILLED")
+        stack[:] = outside
 
 
 @contextmanager

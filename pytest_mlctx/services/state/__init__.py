@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging as _logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_mlctx.services.state import environment, files, loguru, mlflow
@@ -49,22 +49,33 @@ class State:
     libraries: frozenset[Library]
     pristine: frozenset[Library] = frozenset()
     """Those of the libraries that were not imported: they stand for what their import will make of them."""
+    unread: frozenset[str] = frozenset()
+    """The kinds that could not be read, where a stub or another version took a library's place: left alone."""
 
 
 def capture(*libraries: Library) -> State:
     """The state of these libraries now; nothing is imported for it."""
     cells: dict[Cell, object] = {}
-    pristine = []
+    pristine, unread = [], []
     for library in libraries:
         package = _PACKAGES.get(library)
         if package is not None and loaded(package) is None:
             pristine.append(library)
             continue
         for kind in _KINDS[library]:
-            name = kind.name
-            for key, value in kind.read():
-                cells[name, key] = value
-    return State(cells, frozenset(libraries), frozenset(pristine))
+            if not _read(kind, cells):
+                unread.append(kind.name)
+    return State(cells, frozenset(libraries), frozenset(pristine), frozenset(unread))
+
+
+def _read(kind: Kind, cells: dict[Cell, object]) -> bool:
+    name = kind.name
+    try:
+        for key, value in kind.read():
+            cells[name, key] = value
+    except Exception:
+        return False
+    return True
 
 
 def _known(state: State, later: State) -> Mapping[Cell, object]:
@@ -96,18 +107,23 @@ def _differences(before: State, after: State) -> list[tuple[Kind, Change]]:
         (kind, Change(cell, old.get(cell, ABSENT), new.get(cell, ABSENT)))
         for kind in kinds
         for cell in changed
-        if cell[0] == kind.name
+        if cell[0] == kind.name and kind.name not in unread
     ]
 
 
 def compare(before: State, after: State) -> list[Change]:
     """What differs between two states, in the libraries that both cover, told in the user's words."""
-    return [
-        Change(
-            change.cell, change.before, change.after, kind.tell(change.cell[1], change.before, change.after)
-        )
-        for kind, change in _differences(before, after)
-    ]
+    differences = _differences(before, after)
+    became = {change.cell: change.after for _, change in differences}
+
+    def sentence(kind: Kind, change: Change) -> str | None:
+        key = change.cell[1]
+        echoed = kind.echo_of(key)
+        if echoed in became and same(became[echoed], change.after):
+            return None
+        return kind.tell(key, change.before, change.after)
+
+    return [replace(change, sentence=sentence(kind, change)) for kind, change in differences]
 
 
 def restore(before: State) -> None:
@@ -141,11 +157,11 @@ def move(baseline: State, before: State, after: State) -> State:
             cells.pop(change.cell, None)
         else:
             cells[change.cell] = change.after
-    return State(cells, baseline.libraries, baseline.pristine & after.pristine)
+    return replace(baseline, cells=cells, pristine=baseline.pristine & after.pristine)
 
 
 def renumbered(state: State, before: str, after: str) -> State:
     """The state with another id of the active experiment, where it has the one before."""
     names: tuple[Cell, ...] = (("mlflow.experiment", ""), ("environment.variable", "MLFLOW_EXPERIMENT_ID"))
     cells = {cell: after for cell in names if state.cells.get(cell) == before}
-    return State({**state.cells, **cells}, state.libraries, state.pristine) if cells else state
+    return replace(state, cells={**state.cells, **cells}) if cells else state

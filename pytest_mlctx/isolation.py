@@ -1,0 +1,147 @@
+"""A test and its store: taken back, before each test, to what the living fixtures of higher scope left in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_mlctx.guard import Guard
+    from pytest_mlctx.services.store import Savepoint, Store
+    from pytest_mlctx.services.store.layers import Layer
+
+
+class Artifacts:
+    """A folder for the artifacts of each test, deleted where pytest would delete the test's ``tmp_path``."""
+
+    def __init__(self, config: pytest.Config, root: Path) -> None:
+        self._root = root
+        self._policy = config.getini("tmp_path_retention_policy")
+        self._taken = 0
+        self._tests: list[Path] = []  # of the test that is running
+        self._fixtures: set[Path] = set()  # of living fixtures of higher scope
+        self._failed = False
+
+    def take(self) -> Path:
+        """A folder for the test that is about to run; it is made by who writes to it first."""
+        self._taken += 1
+        folder = self._root / str(self._taken)
+        self._tests.append(folder)
+        return folder
+
+    def hold(self, folder: Path) -> None:
+        """Keep a folder that a fixture of higher scope has written to, until it is let go."""
+        self._fixtures.add(folder)
+
+    def let_go(self, folder: Path) -> None:
+        """The fixture is gone."""
+        self._fixtures.discard(folder)
+        if self._policy == "none":
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Delete at the end of a test what its outcome does not keep."""
+        self._failed |= report.failed
+        if report.when == "teardown":
+            if self._policy == "none" or (self._policy == "failed" and not self._failed):
+                for folder in set(self._tests) - self._fixtures:
+                    shutil.rmtree(folder, ignore_errors=True)
+            self._tests = self._tests[-1:]  # a test that writes nothing leaves its folder to the next
+            self._failed = False
+
+
+@dataclass
+class _Left:
+    """What a living fixture of higher scope left in the store, and where its artifacts lie."""
+
+    layer: Layer
+    artifacts: Path
+
+
+class Isolation:
+    """Each test finds the temporary store without the rows and the artifacts of the tests before it.
+
+    Registered once the MLflow service is in force, after the guard, so that it acts before the guard looks.
+    """
+
+    def __init__(
+        self, guard: Guard, artifacts: Artifacts, store: Store, empty: Savepoint, experiment: str
+    ) -> None:
+        from pytest_mlctx.services import runs
+        from pytest_mlctx.services.store import layers
+
+        self._runs, self._layers = runs, layers
+        self._guard = guard
+        self._artifacts = artifacts
+        self._store = store
+        self._empty = empty
+        self._experiment = experiment
+        self._experiment_id = runs.active_experiment_id()
+        self._left: dict[pytest.FixtureDef[Any], _Left] = {}
+        self._version = -1  # of the store's data when a test began
+        self._setting_up = False
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self) -> Generator[None, None, None]:
+        """Take the store back, unless nobody has written to it since."""
+        if self._store.data_version() != self._version:
+            self._renew()
+        self._setting_up = True
+        try:
+            return (yield)
+        finally:
+            self._setting_up = False
+
+    def _renew(self) -> None:
+        before = self._experiment_id
+        start = self._layers.stacked(self._empty, (left.layer for left in self._left.values()))
+        self._experiment_id = self._store.back(
+            start, experiment=self._experiment, artifacts=self._artifacts.take()
+        )
+        self._version = self._store.data_version()
+        if self._runs.active_experiment_id() == before:
+            self._runs.activate_experiment(self._experiment_id)
+        self._guard.renumber_experiment(before, self._experiment_id)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+        """Keep what a fixture of higher scope writes for all the tests that it lives for."""
+        if fixturedef.scope == "function":
+            return (yield)
+        version, before = self._store.data_version(), self._store.savepoint()
+        result = yield
+        if self._store.data_version() != version:
+            layer = self._layers.between(before, self._store.savepoint(), experiment=self._experiment_id)
+            self._left[fixturedef] = _Left(layer, self._store.artifacts)
+            self._artifacts.hold(self._store.artifacts)
+        return result
+
+    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """Forget what the fixture left: the next test starts without it."""
+        left = self._left.pop(fixturedef, None)
+        if left is not None:
+            self._version = -1
+            self._artifacts.let_go(left.artifacts)
+            if self._setting_up:  # a parameter of it ends to make room for the next
+                self._renew()
+
+
+class Sandbox:
+    """A store of its own beside the session's, empty for each test that asks."""
+
+    def __init__(self, artifacts: Artifacts, store: Store) -> None:
+        self._artifacts = artifacts
+        self._store = store
+        self._empty = store.savepoint()
+
+    @contextmanager
+    def emptied(self, experiment: str) -> Iterator[str]:
+        """Within the block the store holds the experiment and nothing else: its URI."""
+        self._store.back(self._empty, experiment=experiment, artifacts=self._artifacts.take())
+        yield self._store.uri

@@ -1,0 +1,62 @@
+"""What was added to a store between two savepoints, and a savepoint made of such layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pytest_mlctx.services.store.savepoint import Savepoint
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Rows that came and rows that went, by the statement that inserts into their table."""
+
+    added: dict[str, list[Any]]
+    removed: dict[str, set[Any]]
+
+
+def between(before: Savepoint, after: Savepoint, *, experiment: str) -> Layer:
+    """What came and went; the row of the experiment with this id counts as come, since the others name it."""
+    old, new = dict(before.rows), dict(after.rows)
+    seen = {statement: set(rows) for statement, rows in old.items()}
+    added = {
+        statement: [
+            row for row in rows if row not in seen.get(statement, ()) or _is(statement, row, experiment)
+        ]
+        for statement, rows in new.items()
+    }
+    removed = {statement: rows - set(new.get(statement, ())) for statement, rows in seen.items()}
+    return Layer(
+        {statement: rows for statement, rows in added.items() if rows},
+        {statement: rows for statement, rows in removed.items() if rows},
+    )
+
+
+def stacked(base: Savepoint, layers: Iterable[Layer]) -> Savepoint:
+    """The savepoint with the layers on it, the earliest first."""
+    rows = {statement: dict.fromkeys(values) for statement, values in base.rows}
+    for layer in layers:
+        for statement, gone in layer.removed.items():
+            for row in gone:
+                rows.get(statement, {}).pop(row, None)
+        for statement, come in layer.added.items():
+            rows.setdefault(statement, {}).update(dict.fromkeys(come))
+    # A row may have changed in a layer whose own base is gone: the last to say so wins.
+    return replace(
+        base,
+        rows=tuple(
+            (statement.replace("INSERT", "INSERT OR REPLACE", 1), list(values))
+            for statement, values in rows.items()
+            if values
+        ),
+    )
+
+
+def _is(statement: str, row: tuple[Any, ...], experiment: str) -> bool:
+    if not statement.startswith('INSERT INTO "experiments" '):
+        return False
+    columns = re.findall(r'"(\w+)"', statement.partition("(")[2])
+    return str(row[columns.index("experiment_id")]) == experiment

@@ -1,0 +1,171 @@
+"""What was given for the options, judged before anything starts; loaded only where something was given."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_mlctx.settings import OPTIONS, Option, Origin
+
+SERVICES = ("logger", "alerts", "mlflow")
+LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
+
+
+def judge(values: dict[str, Any], origins: Mapping[str, Origin], config: pytest.Config) -> None:
+    """Put in the place of each given value what it means.
+
+    Raises:
+        pytest.UsageError: one sentence that names option, value and remedy.
+    """
+    from pytest_mlctx.services.secrets import redact
+
+    try:
+        for option in OPTIONS:
+            if (origin := origins[option.name]) != "default":
+                base = _base_folder(config, origin)
+                values[option.name] = _meaning(option, _name(option, origin), values[option.name], base)
+        if values["isolation"] == "test" and values["tracking_uri"] is not None:
+            _prefer_one(values, origins)
+    except pytest.UsageError as error:
+        raise pytest.UsageError(redact(str(error))) from None
+
+
+def _name(option: Option, origin: Origin) -> str:
+    return f"ini option {option.ini}" if origin == "ini" else option.flag
+
+
+def _base_folder(config: pytest.Config, origin: Origin) -> Path:
+    """What a relative path is relative to: the ini file's folder, or the caller's."""
+    if origin == "ini" and config.inipath is not None:
+        return config.inipath.parent
+    return config.invocation_params.dir
+
+
+def _meaning(option: Option, name: str, value: Any, base: Path) -> Any:
+    if option.choices:
+        return _choose(name, value, option.choices)
+    return _PARSERS[option.name](name, value, base)
+
+
+def _choose(name: str, value: str, choices: Sequence[str]) -> str:
+    if value in choices:
+        return value
+    raise pytest.UsageError(f"{name}: {value!r} is not known, {_hint(value.lower(), choices)}")
+
+
+def _hint(value: str, choices: Sequence[str]) -> str:
+    near = difflib.get_close_matches(value, choices, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(choices)}."
+
+
+def _prefer_one(values: dict[str, Any], origins: Mapping[str, Origin]) -> None:
+    """Isolation by test needs the temporary store: what stands on the command line beats what is in ini."""
+    if origins["isolation"] == origins["tracking_uri"]:
+        isolation, uri = (
+            _name(option, origins["isolation"])
+            for option in OPTIONS
+            if option.name in ("isolation", "tracking_uri")
+        )
+        raise pytest.UsageError(
+            f"{isolation}: 'test' needs the temporary store and {uri} names another, drop one of them."
+        )
+    if origins["isolation"] == "command line":
+        values["tracking_uri"] = None
+    else:
+        values["isolation"] = "session"
+
+
+def _experiment(name: str, value: str, _: Path) -> str:
+    if not value.strip() or re.search(r"[\r\n]", value):
+        raise pytest.UsageError(
+            f"{name}: {value!r} is not the name of an experiment, give one line that is not blank."
+        )
+    return value
+
+
+def _log_level(name: str, value: str, _: Path) -> str:
+    from loguru import logger
+
+    try:
+        return logger.level(value.upper()).name  # a conftest may have added levels
+    except ValueError:
+        raise pytest.UsageError(
+            f"{name}: {value!r} is not a level of loguru's, {_hint(value.upper(), LEVELS)}"
+        ) from None
+
+
+def _log_sink(name: str, value: str, base: Path) -> Path:
+    path = base / os.path.expanduser(value)  # noqa: PTH111  (Path.expanduser raises for an unknown user)
+    try:
+        if not value.strip() or _is_folder(path):
+            raise pytest.UsageError(f"{name}: {value!r} is not the path of a file, add a file's name.")
+        if not _is_folder(path.parent):
+            raise pytest.UsageError(
+                f"{name}: the folder {str(path.parent)!r} does not exist, create it or choose another."
+            )
+    except OSError as error:
+        raise pytest.UsageError(
+            f"{name}: {str(path)!r} cannot be written ({error.strerror}), choose another file."
+        ) from None
+    writable = path if path.exists() else path.parent
+    if not os.access(writable, os.W_OK):
+        raise pytest.UsageError(
+            f"{name}: {str(writable)!r} may not be written, change its permissions or choose another file."
+        )
+    return path
+
+
+def _is_folder(path: Path) -> bool:
+    """As `Path.is_dir`, which in Python 3.13 takes what may not be looked at for missing."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _uri(name: str, value: str, _: Path) -> str:
+    from pytest_mlctx.services import ServiceError, uris
+
+    try:
+        uris.check(f"{name}:", value)
+    except ServiceError as error:
+        raise pytest.UsageError(str(error)) from None
+    return value
+
+
+def _tags(name: str, given: list[str], _: Path) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for pair in given:
+        key, separator, value = pair.partition("=")
+        if not separator or not key.strip():
+            raise pytest.UsageError(f"{name}: {pair!r} is not KEY=VALUE, write for example 'team=fraud'.")
+        # The characters that MLflow's documentation of set_tag allows.
+        if not re.fullmatch(r"[\w\-. /:]+", key.strip()):
+            raise pytest.UsageError(
+                f"{name}: the key {key.strip()!r} has characters that MLflow refuses, "
+                "use letters, digits, '_', '-', '.', ' ', ':' and '/'."
+            )
+        tags[key.strip()] = value
+    return tags
+
+
+def _autouse(name: str, given: list[str], _: Path) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_choose(name, service.strip(","), SERVICES) for service in given))
+
+
+_PARSERS: Mapping[str, Callable[[str, Any, Path], Any]] = {
+    "experiment": _experiment,
+    "log_level": _log_level,
+    "log_sink": _log_sink,
+    "tracking_uri": _uri,
+    "registry_uri": _uri,
+    "tag": _tags,
+    "autouse": _autouse,
+}
