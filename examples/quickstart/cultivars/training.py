@@ -40,7 +40,7 @@ def evaluate(model: Pipeline, features: pd.DataFrame, cultivars: pd.Series) -> f
     """Log accuracy and a report by cultivar to the active run; return the accuracy."""
     accuracy = model.score(features, cultivars)
     mlflow.log_metric("accuracy", accuracy)
-    mlflow.log_text(classification_report(cultivars, model.predict(features)), "report.txt")
+    mlflow.log_text(classification_report(cultivars, model.predict(features), zero_division=0), "report.txt")
     logger.info("accuracy {:.3f} on {} wines", accuracy, len(features))
     return accuracy
 
