@@ -6,6 +6,7 @@ The names are imported when they are first used, so that loading the plugin cost
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_mlctx.guard import LeakWarning
     from pytest_mlctx.services import (
         Alert,
         AlertsService,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Alert",
     "AlertsService",
+    "LeakWarning",
     "LoggerService",
     "MlflowService",
     "RunConfig",
@@ -29,11 +31,14 @@ __all__ = [
 # Whoever names the package as a plugin means the plugin.
 pytest_plugins = ("pytest_mlctx.plugin",)
 
-if not TYPE_CHECKING:  # to type checkers a name that is not above is a mistake
 
-    def __getattr__(name: str) -> Any:
-        if name in __all__:
-            from pytest_mlctx import services
-
-            return getattr(services, name)
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "LeakWarning":
+        from pytest_mlctx import guard
+
+        return guard.LeakWarning
+    from pytest_mlctx import services
+
+    return getattr(services, name)

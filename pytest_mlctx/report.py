@@ -2,33 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-
 if TYPE_CHECKING:
+    import pytest
+
     from pytest_mlctx.session import Session
 
+_FIXTURES = {
+    "mlflow_service": {"mlflow_service", "mlflow_sandbox", "mlflow_run"},
+    "logger_service": {"logger_service"},
+    "alerts_service": {"alerts_service", "alerts_outbox"},
+}
+# Shown where they were given; what they say is of interest to nobody else.
+_MODES = ("isolation", "remote", "leaks")
 
-def header(session: Session) -> list[str]:
-    """One line: each service, where it leads, the experiment, and what ambient variable is not followed."""
+
+def wanted(config: pytest.Config) -> bool:
+    """Whether the line is wanted after collection: pytest itself keeps its header back under ``-q``."""
+    option = config.option
+    return option.verbose >= 0 and not option.no_header and not option.collectonly
+
+
+def header(session: Session, items: Iterable[pytest.Item] | None = None) -> list[str]:
+    """One line: where each service leads, what was chosen, what ambient variable is not followed.
+
+    Args:
+        session: whose settings are told.
+        items: the tests; given these, only the services are told that they use.
+    """
     settings = session.settings
-    store = _shown(settings.tracking_uri) if settings.tracking_uri else "temporary SQLite"
-    if settings.registry_uri:
-        store += f", registry {_shown(settings.registry_uri)}"
-    sink = session.log_sink or "temporary file"
-    parts = [
-        f"mlflow: {store}, experiment {settings.experiment!r}",
-        f"log: {sink} at {settings.log_level}",
-        f"alerts: {settings.alerts}",
-    ]
+    lines = {
+        "mlflow_service": _tracking(session),
+        "logger_service": f"{session.log_sink or 'temporary file'}, {settings.log_level}",
+        "alerts_service": settings.alerts,
+    }
+    if items is not None:
+        used = {name for item in items for name in getattr(item, "fixturenames", ())}
+        lines = {name: line for name, line in lines.items() if used & _FIXTURES[name]}
+    parts = [f"{name}: {line}" for name, line in lines.items()]
+    parts += [f"{name}: {getattr(settings, name)}" for name in _MODES if settings.origins[name] != "default"]
     if settings.autouse:
-        origin = " ".join(settings.autouse)
-        parts.append(f"autouse: {origin}")
-    parts += [f"{name}={_shown(uri)} is not followed" for name, uri in session.hermetic.ambient.items()]
+        parts.append(f"autouse: {' '.join(settings.autouse)}")
+    from_ini = [name for name, origin in settings.origins.items() if origin == "ini"]
+    if from_ini:
+        parts.append(f"from ini: {' '.join(from_ini)}")
     return ["mlctx: " + "; ".join(parts)]
 
 
-def _shown(uri: str) -> str:
-    from pytest_mlctx.services import secrets
+def _tracking(session: Session) -> str:
+    from pytest_mlctx.services.secrets import redact
 
-    return secrets.redact(uri)
+    settings = session.settings
+    store = redact(settings.tracking_uri) if settings.tracking_uri else "temporary store"
+    if settings.registry_uri:
+        store += f", registry {redact(settings.registry_uri)}"
+    ambient = [
+        f"{name}={redact(uri)}"
+        for name, uri in session.hermetic.ambient.items()
+        if uri and uri not in (settings.tracking_uri, settings.registry_uri)
+    ]
+    aside = f" ({', '.join(ambient)} not followed)" if ambient else ""
+    return f"{store}, experiment {settings.experiment!r}{aside}"

@@ -171,6 +171,15 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def names_autouse(config: pytest.Config) -> bool:
+    """Whether ini names services for every test."""
+    try:
+        services = config.getini("mlctx_autouse")
+    except TypeError:  # told by `read`
+        return False
+    return services is not _UNSET and bool(services)
+
+
 def only_tells(config: pytest.Config) -> bool:
     """Whether pytest was asked for help or the like, which works with bad values too."""
     flags = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test")

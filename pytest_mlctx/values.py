@@ -24,8 +24,6 @@ def judge(values: dict[str, Any], origins: Mapping[str, Origin], config: pytest.
     Raises:
         pytest.UsageError: one sentence that names option, value and remedy.
     """
-    from pytest_mlctx.services.secrets import redact
-
     try:
         for option in OPTIONS:
             if (origin := origins[option.name]) != "default":
@@ -34,6 +32,8 @@ def judge(values: dict[str, Any], origins: Mapping[str, Origin], config: pytest.
         if values["isolation"] == "test" and values["tracking_uri"] is not None:
             _prefer_one(values, origins)
     except pytest.UsageError as error:
+        from pytest_mlctx.services.secrets import redact
+
         raise pytest.UsageError(redact(str(error))) from None
 
 
