@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from pytest_mlctx import logs
 from pytest_mlctx.session import Session
 
 if TYPE_CHECKING:
@@ -45,6 +43,8 @@ def _running(kind: type[S], fields: dict[str, Any], fixture: str) -> Iterator[S]
 def _sentence(kind: type[Service], fixture: str, details: Any) -> str:
     name = ".".join(map(str, details["loc"]))
     if details["type"] == "extra_forbidden":
+        import difflib
+
         near = difflib.get_close_matches(name, kind.model_fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(kind.model_fields)}."
         return f"{fixture}: {name!r} is not a field of {kind.__name__}, {hint}"
@@ -97,6 +97,7 @@ def mlflow_config(request: pytest.FixtureRequest, _mlctx_hermetic: None) -> dict
 @pytest.fixture(scope="session")
 def logger_service(request: pytest.FixtureRequest, logger_config: dict[str, Any]) -> Iterator[LoggerService]:
     """A running LoggerService on a temporary log file, whose records caplog and pytest's reports see too."""
+    from pytest_mlctx import logs
     from pytest_mlctx.services import LoggerService
 
     with _running(LoggerService, logger_config, "logger_config") as service:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mlctx.guard import Guard
-from pytest_mlctx.hermetic import Hermetic
-from pytest_mlctx.isolation import Artifacts, Isolation, Sandbox
 from pytest_mlctx.settings import Settings
-from pytest_mlctx.tracking import Tracking
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no service pays for none
+    from pytest_mlctx.guard import Guard
+    from pytest_mlctx.hermetic import Hermetic
+    from pytest_mlctx.isolation import Artifacts, Sandbox
     from pytest_mlctx.services import MlflowService
+    from pytest_mlctx.tracking import Tracking
 
 SERVICE_FIXTURES = frozenset(
     {"logger_service", "alerts_service", "alerts_outbox", "mlflow_service", "mlflow_sandbox", "mlflow_run"}
@@ -33,7 +33,6 @@ class Session:
         self._config = config
         self._stack = ExitStack()
         self.settings = settings
-        self.hermetic = Hermetic(settings)
         self.active = False
         self.folder = Path()  # in pytest's temporary folder, once a service is asked for
 
@@ -43,13 +42,24 @@ class Session:
         return config.stash[cls.key]
 
     @cached_property
+    def hermetic(self) -> Hermetic:
+        """The environment and the store of the tests."""
+        from pytest_mlctx.hermetic import Hermetic
+
+        return Hermetic(self.settings)
+
+    @cached_property
     def guard(self) -> Guard:
         """Looks after the state between tests."""
+        from pytest_mlctx.guard import Guard
+
         return Guard(self.settings.leaks)
 
     @cached_property
     def tracking(self) -> Tracking:
         """Links tests and runs."""
+        from pytest_mlctx.tracking import Tracking
+
         return Tracking(self._config, self.settings)
 
     @property
@@ -72,6 +82,8 @@ class Session:
     @cached_property
     def artifacts(self) -> Artifacts:
         """The folders for the artifacts of each test."""
+        from pytest_mlctx.isolation import Artifacts
+
         artifacts = Artifacts(self._config, self.folder / "artifacts")
         self._config.pluginmanager.register(artifacts, "mlctx-artifacts")
         return artifacts
@@ -79,6 +91,7 @@ class Session:
     @cached_property
     def sandbox(self) -> Sandbox:
         """The store that is empty for each test that asks."""
+        from pytest_mlctx.isolation import Sandbox
         from pytest_mlctx.services import store
 
         sandbox = store.create(self.folder / "sandbox.db", fallback=self.folder)
@@ -88,6 +101,8 @@ class Session:
     @contextmanager
     def isolated(self, service: MlflowService) -> Iterator[None]:
         """Where the service tracks to the temporary store: isolation by test, and remote stores governed."""
+        from pytest_mlctx.isolation import Isolation
+
         store, empty = self.hermetic.store, self.hermetic.empty
         if store is None or empty is None or service.tracking_uri != store.uri:
             yield
