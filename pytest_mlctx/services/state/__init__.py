@@ -50,21 +50,20 @@ class State:
     pristine: frozenset[Library] = frozenset()
     """Those of the libraries that were not imported: they stand for what their import will make of them."""
     unread: frozenset[str] = frozenset()
-    """The kinds that could not be read, where a stub or another version took a library's place: left alone."""
+    """The kinds that could not be read, where a stub took a library's place: they are left alone."""
 
 
 def capture(*libraries: Library) -> State:
     """The state of these libraries now; nothing is imported for it."""
     cells: dict[Cell, object] = {}
-    pristine, unread = [], []
+    pristine: list[Library] = []
+    unread: list[str] = []
     for library in libraries:
         package = _PACKAGES.get(library)
         if package is not None and loaded(package) is None:
             pristine.append(library)
             continue
-        for kind in _KINDS[library]:
-            if not _read(kind, cells):
-                unread.append(kind.name)
+        unread += [kind.name for kind in _KINDS[library] if not _read(kind, cells)]
     return State(cells, frozenset(libraries), frozenset(pristine), frozenset(unread))
 
 
@@ -97,12 +96,8 @@ def _differences(before: State, after: State) -> list[tuple[Kind, Change]]:
     changed += [cell for cell in old if cell not in new]
     if not changed:
         return []
-    kinds = [
-        kind
-        for library in _KINDS
-        if library in before.libraries & after.libraries
-        for kind in _KINDS[library]
-    ]
+    both, unread = before.libraries & after.libraries, before.unread | after.unread
+    kinds = [kind for library in _KINDS if library in both for kind in _KINDS[library]]
     return [
         (kind, Change(cell, old.get(cell, ABSENT), new.get(cell, ABSENT)))
         for kind in kinds

@@ -6,10 +6,19 @@ import os
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from pytest_mlctx.services.state.kinds import ABSENT, Kind
+from pytest_mlctx.services.state.kinds import ABSENT, Cell, Kind
 
 _PREFIXES = ("MLFLOW_", "_MLFLOW_", "OTEL_")
 _OWN = "_MLFLOW_TELEMETRY_SESSION_ID"  # MLflow's id of this process, set when it is imported
+
+
+# What MLflow sets together with a variable of its own, for child processes.
+_ECHOES: dict[str, str] = {
+    "MLFLOW_TRACKING_URI": "mlflow.tracking_uri",
+    "MLFLOW_REGISTRY_URI": "mlflow.registry_uri",
+    "MLFLOW_EXPERIMENT_ID": "mlflow.experiment",
+    "MLFLOW_WORKSPACE": "mlflow.workspace",
+}
 
 
 class Variable(Kind):
@@ -31,8 +40,14 @@ class Variable(Kind):
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """Which variable, and what became of it."""
+        if key == "OTEL_RESOURCE_ATTRIBUTES":  # MLflow adds itself to it when it makes a tracer provider
+            return None
         what = "set" if before is ABSENT else "deleted" if after is ABSENT else "changed"
         return f"`{key}` {what}"
+
+    def echo_of(self, key: Any) -> Cell | None:
+        """The cell of MLflow that the variable was set together with."""
+        return (_ECHOES[key], "") if key in _ECHOES else None
 
 
 KINDS: tuple[Kind, ...] = (Variable(),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from inspect import unwrap
 from pathlib import Path
 from types import ModuleType
@@ -23,12 +23,17 @@ ABSENT: Final = _Absent()
 """The value of a cell that does not exist."""
 
 
-@dataclass(frozen=True)
 class Held:
     """A value that is compared by a key, and keeps the thing that putting it back needs."""
 
-    key: object
-    thing: Any = field(compare=False)
+    __slots__ = ("key", "thing")
+
+    def __init__(self, key: object, thing: Any) -> None:
+        self.key = key
+        self.thing = thing
+
+    def __repr__(self) -> str:
+        return f"Held({self.key!r})"
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Change:
     """The change in the user's words; None for what is put back and never named."""
 
 
-_COMPARED_BY_VALUE: Final = frozenset({str, int, float, bool, bytes, type(None), frozenset, Held})
+_COMPARED_BY_VALUE: Final = frozenset({str, int, float, bool, bytes, type(None), frozenset})
 
 
 def same(one: object, other: object) -> bool:
@@ -54,6 +59,8 @@ def same(one: object, other: object) -> bool:
         return False
     if kind in _COMPARED_BY_VALUE:
         return one == other
+    if isinstance(one, Held) and isinstance(other, Held):
+        return one.key == other.key
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
@@ -93,6 +100,10 @@ class Kind:
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """The change of one cell in the user's words; None where it is not worth one."""
+        return None
+
+    def echo_of(self, key: Any) -> Cell | None:
+        """The cell that this one repeats: where both changed to the same, only that one is told."""
         return None
 
     def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:

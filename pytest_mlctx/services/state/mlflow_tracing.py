@@ -135,6 +135,21 @@ class SpanProcessors(Attribute):
         super()._set(list(value))
 
 
+class Destination(Attribute):
+    """Where ``mlflow.tracing.set_destination`` sends traces: a variable in MLflow 2, in an object since."""
+
+    def _get(self) -> object:
+        value = super()._get()
+        return getattr(value, "_global_value", value)
+
+    def _set(self, value: object) -> None:
+        registry = super()._get()
+        if hasattr(registry, "_global_value"):
+            registry._global_value = value
+        else:
+            super()._set(value)
+
+
 KINDS: tuple[Kind, ...] = (
     OpenSpan(),
     Provider(),
@@ -145,13 +160,13 @@ KINDS: tuple[Kind, ...] = (
         pristine=(),
         tell=lambda after: "tracing's span processors changed",
     ),
-    Attribute(  # MLflow 3
+    Destination(
         "mlflow.trace_destination",
         _PROVIDER,
-        "_MLFLOW_TRACE_USER_DESTINATION._global_value",
+        "_MLFLOW_TRACE_USER_DESTINATION",
         tell=lambda after: f"tracing destination {'unset' if after is None else 'set'}",
     ),
-    ContextVariable(
+    ContextVariable(  # MLflow 3
         "mlflow.trace_destination_here",
         _PROVIDER,
         "_MLFLOW_TRACE_USER_DESTINATION._context_local_value",
