@@ -35,6 +35,8 @@ class Builder(Kind):
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Register the builder before, and forget the stores that the one now has built."""
         module = sys.modules[self._module]
+        if before is ABSENT:  # where MLflow has made its registry only since, its own builders stay
+            before = self._originals().get(key, ABSENT)
         if before is ABSENT:
             self._registry().pop(key, None)
         else:
