@@ -143,9 +143,15 @@ class Service(BaseModel, ABC):
 
     def _audit(self, event: str) -> None:
         name = type(self).__name__
-        logger.bind(service=name, event=event).opt(depth=_depth_of_caller()).info(
-            "{} {}: {}", name, event, self._public_configuration()
-        )
+        try:
+            logger.bind(service=name, event=event).opt(depth=_depth_of_caller()).info(
+                "{} {}: {}", name, event, self._public_configuration()
+            )
+        except Exception as error:  # of a handler that raises in the code that logs
+            raise ServiceError(
+                f"{name} cannot write its audit record, since a handler of loguru's failed "
+                f"({type(error).__name__}: {error}): mend that handler, or let loguru catch its errors."
+            ) from error
 
 
 def _depth_of_caller() -> int:

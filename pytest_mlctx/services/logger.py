@@ -98,7 +98,7 @@ class LoggerService(Service):
         unknown = {re.split(r"[.\[]", name)[0] for name in names}.difference(_RECORD_FIELDS)
         if unknown:
             raise ValueError(
-                f"{format!r} names {', '.join(sorted(unknown))}, which loguru's records have not: "
+                f"{format!r} names {', '.join(map(repr, sorted(unknown)))}, which loguru's records have not: "
                 f"use {', '.join(_RECORD_FIELDS)}"
             )
         return format
@@ -141,6 +141,11 @@ class LoggerService(Service):
             ) from error
         except ValueError as error:
             raise ServiceError(f"LoggerService.format {self.format!r} is not valid: {error}") from error
+        except (KeyError, IndexError) as error:
+            raise ServiceError(
+                f"LoggerService.sink {self.sink!r} has braces, in which loguru knows only {{time}}: "
+                "choose a path without them."
+            ) from error
         self._handlers.append(handler)
 
 
