@@ -33,13 +33,11 @@ def _serving(build: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(build)
     def builder(store_uri: str, **arguments: Any) -> Any:
         path = places.database(store_uri)
-        if path is None:
-            return build(store_uri=store_uri, **arguments)
-        own = temporary.store_at(path)
-        if own is None:
+        own = None if path is None else temporary.store_at(path)
+        if path is not None and own is None:
             filling.fill(path)
-        if arguments.get("artifact_uri", "given") is None:
-            root = places.artifacts_beside(path) if own is None else own.artifacts
+        root = None if path is None else own.artifacts if own else places.artifacts_beside(path)
+        if root is not None and arguments.get("artifact_uri", "not asked for") is None:
             arguments["artifact_uri"] = places.artifact_uri(root)
         fast = () if own is None else ("synchronous = OFF",)
         with opening.settings(*fast, own=own is not None):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -17,12 +18,13 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLCTX_CACHE_DIR", str(folder))
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
         yield folder
 
 
 @pytest.fixture(autouse=True)
 def _put_back() -> Iterator[None]:
-    pytest.importorskip("mlflow")
+    importlib.import_module("mlflow.tracking._model_registry.utils")._get_store_registry()
     before = state.capture("mlflow", "environment")
     yield
     state.restore(before)
