@@ -14,6 +14,7 @@ from pytest_mlctx.session import Session
 if TYPE_CHECKING:
     import mlflow
 
+    from pytest_mlctx.isolation import Sandbox
     from pytest_mlctx.services import Alert, AlertsService, LoggerService, MlflowService, Service
 
     S = TypeVar("S", bound=Service)
@@ -143,19 +144,25 @@ def mlflow_service(
             yield service
 
 
+@pytest.fixture(scope="session")
+def _mlctx_sandbox(request: pytest.FixtureRequest, _mlctx_hermetic: None) -> Iterator[Sandbox]:
+    """The store of mlflow_sandbox, a session's one."""
+    with Session.of(request.config).sandboxed() as sandbox:
+        yield sandbox
+
+
 @pytest.fixture
 def mlflow_sandbox(
-    request: pytest.FixtureRequest, _mlctx_hermetic: None, mlflow_config: dict[str, Any]
+    request: pytest.FixtureRequest, _mlctx_sandbox: Sandbox, mlflow_config: dict[str, Any]
 ) -> Iterator[MlflowService]:
     """A running MlflowService on a tracking store and registry that are empty, for this test alone."""
-    from pytest_mlctx.services import MlflowService, runs
+    from pytest_mlctx.services import MlflowService, remote, runs
 
-    session = Session.of(request.config)
-    experiment = mlflow_config["experiment_name"]
-    with session.sandbox.emptied(experiment) as uri, runs.set_aside():
+    tracking = Session.of(request.config).tracking
+    with _mlctx_sandbox.emptied(mlflow_config["experiment_name"]) as uri, runs.set_aside():
         fields = {**mlflow_config, "tracking_uri": uri, "registry_uri": uri}
         with _running(MlflowService, fields, "mlflow_config") as service:
-            with runs.tagging(session.tracking.tags), session.hermetic.governed(uri):
+            with runs.tagging(tracking.tags), remote.standing_in(uri):
                 yield service
 
 

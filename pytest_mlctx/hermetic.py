@@ -91,9 +91,9 @@ class Hermetic:
     @contextmanager
     def in_force(self, folder: Path) -> Iterator[None]:
         """The environment, and the temporary store in this folder where the user named none."""
-        from pytest_mlctx.services import state, store
+        from pytest_mlctx.services import remote, state, store
 
-        before = state.capture("environment")
+        before = state.capture("environment", "mlflow")
         if self._link is not None and not self._link.exists():
             try:
                 self._link.symlink_to(folder, target_is_directory=True)
@@ -105,8 +105,11 @@ class Hermetic:
             self.store = store.create((self._link or folder) / "mlflow.db", fallback=folder)
             self.store_uri, self.empty = self.store.uri, self.store.savepoint()
         self._enforce()
+        own = () if self._settings.registry_uri is None else (self._settings.registry_uri,)
         try:
-            yield
+            store.serve()
+            with remote.governed(self._settings.remote, remedy=_REMEDY, exempt=own):
+                yield
         finally:
             state.restore(before)
             if self.store is not None:
@@ -122,12 +125,3 @@ class Hermetic:
         os.environ["MLFLOW_REGISTRY_URI"] = self.registry_uri
         if self.store_uri is not None:
             os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"
-
-    @contextmanager
-    def governed(self, stand_in: str) -> Iterator[None]:
-        """``--mlctx-remote`` in force, with the temporary store of this URI to stand in."""
-        from pytest_mlctx.services import remote
-
-        own = () if self._settings.registry_uri is None else (self._settings.registry_uri,)
-        with remote.governed(self._settings.remote, stand_in, remedy=_REMEDY, exempt=own):
-            yield

@@ -88,27 +88,31 @@ class Session:
         self._config.pluginmanager.register(artifacts, "mlctx-artifacts")
         return artifacts
 
-    @cached_property
-    def sandbox(self) -> Sandbox:
-        """The store that is empty for each test that asks."""
+    @contextmanager
+    def sandboxed(self) -> Iterator[Sandbox]:
+        """A store that is empty for each test that asks."""
         from pytest_mlctx.isolation import Sandbox
-        from pytest_mlctx.services import store
+        from pytest_mlctx.services import remote, store
 
         sandbox = store.create(self.folder / "sandbox.db", fallback=self.folder)
-        self._config.add_cleanup(sandbox.close)
-        return Sandbox(self.artifacts, sandbox)
+        remote.opened(sandbox.uri)  # once for all tests
+        try:
+            yield Sandbox(self.artifacts, sandbox)
+        finally:
+            sandbox.close()
 
     @contextmanager
     def isolated(self, service: MlflowService) -> Iterator[None]:
         """Where the service tracks to the temporary store: isolation by test, and remote stores governed."""
         from pytest_mlctx.isolation import Isolation
+        from pytest_mlctx.services import remote
 
         store, empty = self.hermetic.store, self.hermetic.empty
         if store is None or empty is None or service.tracking_uri != store.uri:
             yield
             return
         with ExitStack() as stack:
-            stack.enter_context(self.hermetic.governed(store.uri))
+            stack.enter_context(remote.standing_in(store.uri))
             if self.settings.isolation != "session":
                 isolation = Isolation(self.guard, self.artifacts, store, empty, service.experiment_name)
                 self._config.pluginmanager.register(isolation, "mlctx-isolation")

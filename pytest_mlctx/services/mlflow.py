@@ -147,7 +147,7 @@ class MlflowService(Service):
         import mlflow
 
         for field, uri in stores.items():
-            if remote.reaches(uri):
+            if remote.reaches(uri) and not store.is_temporary(uri):
                 uris.ask(f"MlflowService.{field}", uri)
         store.serve()
         mlflow.set_tracking_uri(self.tracking_uri)

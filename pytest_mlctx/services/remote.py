@@ -31,6 +31,7 @@ class _Rule:
 
 
 _rules: list[_Rule] = []
+_stand_ins: list[tuple[Any, Any]] = []  # MLflow's tracking store and registry on each, the one in force last
 
 
 def reaches(uri: str) -> bool:
@@ -39,7 +40,7 @@ def reaches(uri: str) -> bool:
     Raises:
         ServiceError: it is refused.
     """
-    if not _rules or not _rules[-1].concerns(uri):
+    if not _rules or not _stand_ins or not _rules[-1].concerns(uri):
         return True
     if _rules[-1].policy == "refuse":
         raise ServiceError(
@@ -49,43 +50,59 @@ def reaches(uri: str) -> bool:
 
 
 @contextmanager
-def governed(policy: Policy, stand_in: str, *, remedy: str, exempt: tuple[str, ...] = ()) -> Iterator[None]:
-    """Within the block MLflow's stores for remote URIs follow the policy, whatever way code names them.
+def governed(policy: Policy, *, remedy: str, exempt: tuple[str, ...] = ()) -> Iterator[None]:
+    """Within the block, while a store stands in, remote ones follow the policy, whatever way code names them.
 
     Args:
         policy: ``refuse`` lets loopback pass; ``redirect`` does not.
-        stand_in: the URI of the store that is used where the policy is ``redirect``.
         remedy: what the user can do, for the sentence where the policy is ``refuse``.
         exempt: URIs that the policy does not concern, as prefixes.
     """
-    from mlflow.tracking._model_registry import utils as model_registry
-    from mlflow.tracking._tracking_service import utils as tracking
-
-    # Built beforehand: MLflow 3 deadlocks when a builder asks for another store.
-    stores = (tracking._get_store(stand_in), model_registry._get_store(stand_in))
-    registries: tuple[Any, Any] = (tracking._tracking_store_registry, model_registry._get_store_registry())
-    before = [dict(registry._registry) for registry in registries]
+    registries = _registries()
+    before = [
+        {name: build for name, build in registry._registry.items() if name.split("+")[0] in _SCHEMES}
+        for registry in registries
+    ]
     rule = _Rule(policy, remedy, frozenset(exempt))
     _rules.append(rule)
-    if policy != "allow":
-        for registry, own, store in zip(registries, before, stores, strict=True):
-            for scheme in (name for name in own if name.split("+")[0] in _SCHEMES):
-                registry.register(scheme, _builder(own[scheme], store))
-            _forget(registry)
+    for place, (registry, own) in enumerate(zip(registries, before, strict=True)):
+        registry._registry.update({name: _builder(build, place) for name, build in own.items()})
+    _forget()
     try:
         yield
     finally:
         _rules.remove(rule)
         for registry, own in zip(registries, before, strict=True):
-            registry._registry.update({name: own[name] for name in own if name.split("+")[0] in _SCHEMES})
-            _forget(registry)
+            registry._registry.update(own)
+        _forget()
 
 
-def _builder(original: Any, stand_in: Any) -> Any:
+@contextmanager
+def standing_in(uri: str) -> Iterator[None]:
+    """Within the block the store of this URI is in force: what is redirected leads to it."""
+    stores = opened(uri)
+    _stand_ins.append(stores)
+    _forget_redirected()
+    try:
+        yield
+    finally:
+        _stand_ins.remove(stores)
+        _forget_redirected()
+
+
+def opened(uri: str) -> tuple[Any, Any]:
+    """MLflow's tracking store and registry of this URI, built beforehand: its builders can't ask for another."""
+    from mlflow.tracking._model_registry import utils as model_registry
+    from mlflow.tracking._tracking_service import utils as tracking
+
+    return tracking._get_store(uri), model_registry._get_store(uri)
+
+
+def _builder(original: Any, place: int) -> Any:
     # MLflow passes what the signature names, and its two registries pass different second arguments.
     def build(store_uri: str, artifact_uri: str | None = None, tracking_uri: str | None = None) -> Any:
         if not reaches(store_uri):
-            return stand_in
+            return _stand_ins[-1][place]
         more = {"artifact_uri": artifact_uri, "tracking_uri": tracking_uri}
         return original(
             store_uri=store_uri, **{name: value for name, value in more.items() if value is not None}
@@ -94,6 +111,19 @@ def _builder(original: Any, stand_in: Any) -> Any:
     return build
 
 
-def _forget(registry: Any) -> None:
-    """Drop the stores that the registry has built, so that the next use asks the builders in force."""
-    registry._get_store_with_resolved_uri.cache_clear()
+def _registries() -> tuple[Any, Any]:
+    from mlflow.tracking._model_registry.utils import _get_store_registry
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+
+    return _tracking_store_registry, _get_store_registry()
+
+
+def _forget() -> None:
+    """Drop the stores that MLflow has built, so that the next use asks the builders in force."""
+    for registry in _registries():
+        registry._get_store_with_resolved_uri.cache_clear()
+
+
+def _forget_redirected() -> None:
+    if _rules and _rules[-1].policy == "redirect":
+        _forget()

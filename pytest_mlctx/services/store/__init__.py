@@ -6,6 +6,16 @@ from pytest_mlctx.services.store.filling import fill
 from pytest_mlctx.services.store.places import artifact_uri, artifacts_beside
 from pytest_mlctx.services.store.savepoint import Savepoint
 from pytest_mlctx.services.store.serving import serve
-from pytest_mlctx.services.store.temporary import Store, create, store_at
+from pytest_mlctx.services.store.temporary import Store, create, is_temporary, store_at
 
-__all__ = ["Savepoint", "Store", "artifact_uri", "artifacts_beside", "create", "fill", "serve", "store_at"]
+__all__ = [
+    "Savepoint",
+    "Store",
+    "artifact_uri",
+    "artifacts_beside",
+    "create",
+    "fill",
+    "is_temporary",
+    "serve",
+    "store_at",
+]

@@ -134,6 +134,11 @@ def store_at(path: Path) -> Store | None:
     return _stores.get(path)
 
 
+def is_temporary(uri: str) -> bool:
+    """Whether this is the URI of a store of ours."""
+    return any(store.uri == uri for store in [*_stores.values()])
+
+
 def _remove(folder: Path, process: int) -> None:
     if process == os.getpid():  # not in a forked child that ends
         shutil.rmtree(folder, ignore_errors=True)
