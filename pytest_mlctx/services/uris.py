@@ -51,14 +51,12 @@ def is_remote(uri: str) -> bool:
         return True
     if kind not in _SERVERS + _DATABASES:
         return False
-    return not _is_loopback(urlsplit(uri).hostname)
+    return not _is_loopback(_hostname(uri))
 
 
-def _is_loopback(host: str | None) -> bool:
-    if host in (None, "localhost"):
-        return host is not None
+def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(str(host)).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
@@ -95,6 +93,8 @@ def check(field: str, uri: str) -> None:
         raise ServiceError(
             f"{field} is empty: give a URI that MLflow accepts, such as 'sqlite:///mlflow.db' or 'http://host:5000'."
         )
+    if re.match(r"https?//|[\w.-]+:\d+(/|$)", uri):
+        raise ServiceError(f"{field} {shown!r} looks like a server's address: write 'http://host:port'.")
     kind = scheme(uri)
     if kind == "sqlite" and ("?" in uri or re.search(r"%[0-9A-Fa-f]{2}", uri)):
         raise ServiceError(
@@ -106,7 +106,7 @@ def check(field: str, uri: str) -> None:
             f"{field} {shown!r} is no SQLite URL: write 'sqlite:///relative.db' or 'sqlite:////absolute.db'."
         )
     if kind in _FILES or kind in _SCHEMES or kind in _registered_schemes():
-        if kind in _SERVERS + _DATABASES and not _hostname(uri) and kind in _SERVERS:
+        if kind in _SERVERS and not _hostname(uri):
             raise ServiceError(f"{field} {shown!r} names no host: write '{kind}://host:port'.")
         return
     near = difflib.get_close_matches(kind, _SCHEMES, n=1)
@@ -114,11 +114,11 @@ def check(field: str, uri: str) -> None:
     raise ServiceError(f"{field} {shown!r} has the scheme '{kind}', which MLflow does not know: {hint}")
 
 
-def _hostname(uri: str) -> str | None:
+def _hostname(uri: str) -> str:
     try:
-        return urlsplit(uri).hostname
+        return urlsplit(uri).hostname or ""
     except ValueError:
-        return None
+        return ""
 
 
 def _registered_schemes() -> set[str]:
@@ -230,8 +230,16 @@ def _ask_server(field: str, uri: str) -> None:
 def _ask_database(field: str, uri: str) -> None:
     import sqlalchemy
 
+    try:
+        url = sqlalchemy.make_url(uri)
+    except Exception:  # its text, and any part of the URI, may be a piece of the password
+        raise ServiceError(
+            f"{field} is no database URL: write '{scheme(uri)}://user:password@host:port/database', "
+            "with special characters of the password percent-encoded."
+        ) from None
+
     def question() -> None:
-        engine = sqlalchemy.create_engine(uri)
+        engine = sqlalchemy.create_engine(url)
         try:
             engine.connect().close()
         finally:
