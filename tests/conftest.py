@@ -1,19 +1,48 @@
-"""What all tests share: an environment without the outer run's traces, and pytester."""
+"""What all tests share: an environment without the outer run's traces, and sessions of pytest to look at."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 
 import pytest
 
 pytest_plugins = ("pytester",)
 
-_OUTER = ("MLFLOW_", "_MLFLOW_", "OTEL_", "PYTEST_XDIST_", "MLCTX_")
+_OUTER = ("MLFLOW_", "_MLFLOW_", "OTEL_", "PYTEST_XDIST_", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "MLCTX_")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_outer_environment() -> None:
     """Tests that start processes must not hand them what the outer run was given."""
     for name in [name for name in os.environ if name.startswith(_OUTER) and name != "MLCTX_CACHE_DIR"]:
-        if not name.startswith("PYTEST_XDIST_"):
-            del os.environ[name]
+        del os.environ[name]
+    from pytest_mlctx.services import cache
+
+    # pytester moves HOME, and a template of MLflow's store takes seconds to build.
+    if (folder := cache.user().path) is not None:
+        os.environ["MLCTX_CACHE_DIR"] = str(folder)
+
+
+@pytest.fixture(scope="session")
+def ours_imported() -> None:
+    """For sessions run in this process: pytester takes away what an inner session has imported."""
+    import pytest_mlctx
+
+    for module in pkgutil.walk_packages(pytest_mlctx.__path__, "pytest_mlctx."):
+        importlib.import_module(module.name)
+
+
+@pytest.fixture(scope="session")
+def mlflow_imported(ours_imported: None) -> None:
+    """The same with mlflow: it takes seconds, and numpy cannot be loaded twice."""
+    import mlflow
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+@pytest.fixture
+def no_other_plugin(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inner sessions load pytest-mlctx alone, which is quicker."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p mlctx -p no:cacheprovider")
