@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -22,34 +23,70 @@ def bridged(level: str) -> Iterator[None]:
     """
     from loguru import logger
 
-    threshold = logger.level(level).no
-
-    def give(message: Message) -> None:
-        record = message.record
-        number = record["level"].no
-        handlers = [
-            handler
-            for handler in logging.getLogger().handlers
-            if _is_pytests(handler) and number >= (handler.level or threshold)
-        ]
-        if handlers and number > logging.root.manager.disable and not _arrives_by_itself():
-            converted = _as_logging_record(record)
-            for handler in handlers:
-                handler.handle(converted)
-
     _name_levels()
-    handler = logger.add(give, level=0, format="{message}", catch=False)
+    bridge = _Bridge(logger.level(level).no)
+    # The traceback is formatted by pytest's handlers; loguru's own way would show values of variables too.
+    handler = logger.add(
+        bridge.give, level=0, format=lambda _: "", backtrace=False, diagnose=False, catch=False
+    )
     try:
         yield
     finally:
-        try:
+        with suppress(ValueError):  # a test's logger.remove() took it along
             logger.remove(handler)
-        except ValueError:  # a test's logger.remove() took it along
-            pass
+        bridge.close()
 
 
-def _is_pytests(handler: logging.Handler) -> bool:
-    return type(handler).__module__ == "_pytest.logging"
+class _Bridge:
+    def __init__(self, threshold: int) -> None:
+        self._threshold = threshold
+        self._once: dict[logging.Handler, _Once] = {}
+        for handler in _pytests_handlers():
+            self._once_of(handler)
+
+    def give(self, message: Message) -> None:
+        record = message.record
+        number = record["level"].no
+        handlers = [
+            handler for handler in _pytests_handlers() if number >= (handler.level or self._threshold)
+        ]
+        if not handlers or number <= logging.root.manager.disable or _arrives_by_itself():
+            return
+        converted = _as_logging_record(record)
+        for handler in handlers:
+            once = self._once_of(handler)
+            if once.seen is not record["extra"]:
+                handler.handle(converted)
+                once.given = record["extra"]
+
+    def _once_of(self, handler: logging.Handler) -> _Once:
+        if handler not in self._once:
+            self._once[handler] = _Once()
+            handler.addFilter(self._once[handler])
+        return self._once[handler]
+
+    def close(self) -> None:
+        for handler, once in self._once.items():
+            handler.removeFilter(once)
+
+
+class _Once(threading.local):
+    """A filter of one handler that lets a record of loguru's pass once.
+
+    Users lead loguru to pytest by recipes of its documentation (``logger.add(caplog.handler)``,
+    PropagateHandler), as the plugin pytest-loguru does. A record that came so has loguru's own ``extra``.
+    """
+
+    seen: object = None  # of the last record that came
+    given: object = None  # of the last record that the bridge gave
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.seen = getattr(record, "extra", None)
+        return self.seen is None or self.seen is not self.given
+
+
+def _pytests_handlers() -> list[logging.Handler]:
+    return [handler for handler in logging.root.handlers if type(handler).__module__ == "_pytest.logging"]
 
 
 def _name_levels() -> None:
@@ -57,7 +94,11 @@ def _name_levels() -> None:
     from loguru import logger
 
     for name in ("TRACE", "SUCCESS"):
-        logging.addLevelName(logger.level(name).no, name)
+        number = logger.level(name).no
+        known = logging.getLevelName(number)
+        logging.addLevelName(number, name)
+        if known != f"Level {number}":  # somebody named it before: both names work, theirs is shown
+            logging.addLevelName(number, known)
 
 
 def _arrives_by_itself() -> bool:
@@ -67,11 +108,12 @@ def _arrives_by_itself() -> bool:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is logging.Logger.callHandlers.__code__:
-            origin: logging.Logger | None = frame.f_locals["self"]
-            while origin is not None and origin.parent is not None and origin.propagate:
-                origin = origin.parent
-            return origin is logging.root
+        if frame.f_code.co_name == "callHandlers":  # not by its code: error trackers put theirs around it
+            origin = frame.f_locals.get("self")
+            if isinstance(origin, logging.Logger):
+                while origin.parent is not None and origin.propagate:
+                    origin = origin.parent
+                return origin is logging.root
         frame = frame.f_back
     return False
 
