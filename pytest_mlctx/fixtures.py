@@ -56,7 +56,7 @@ def _sentence(kind: type[Service], fixture: str, details: Any) -> str:
 @pytest.fixture(scope="session")
 def _mlctx_active(request: pytest.FixtureRequest) -> None:
     """Follow the tests, also where the first service is asked for by getfixturevalue."""
-    Session.of(request.config).activate()
+    Session.of(request.config).activate(request)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from pytest_mlctx.services.state import Cell, Change, State
 
 Mode = Literal["auto", "off", "warn", "error"]
-ChangedBy = dict["Cell", tuple[str, object]]
-"""The fixture that changed a cell last, and the value that it left there."""
+Author = tuple[object, str]
+"""A value that a cell was left with, and who left it."""
+
+_HARMLESS = ("_pytest.", "pytest_mlctx.")  # their function-scoped fixtures change nothing for good
+_PUT_BACK = "It was put back; undo it in the test itself, or in the fixture after its yield."
+_LEFT_THERE = "It was left there; track to a temporary store, as the fixture mlflow_service does."
 
 
 class LeakWarning(pytest.PytestWarning):
     """A test, or a fixture of it, left the process-wide state changed; it was put back."""
-
-
-class LeakError(Exception):
-    """As `LeakWarning`, where leaks are errors."""
 
 
 @dataclass
@@ -38,7 +38,6 @@ class _Held:
     before: State
     after: State
     under: State
-    changed_by: ChangedBy
 
 
 @dataclass
@@ -46,7 +45,13 @@ class _Watched:
     """One attempt at a test, from before its setup until after its teardown."""
 
     baseline: _Baseline
-    changed_by: ChangedBy = field(default_factory=dict)
+    authors: dict[Cell, list[Author]] = field(default_factory=dict)
+
+    def credit(self, changes: list[Change], fixture: pytest.FixtureDef[Any]) -> None:
+        """Remember what a fixture has left."""
+        who = f"fixture {fixture.argname!r}"
+        for change in changes:
+            self.authors.setdefault(change.cell, []).append((change.after, who))
 
 
 class Guard:
@@ -54,32 +59,51 @@ class Guard:
 
     What a fixture of higher scope changes is its own until it is torn down: its difference moves the
     baselines that are open, and its end moves them back.
+
+    Args:
+        mode: `warn` and `error` tell what was found, `auto` counts it, `off` only puts back.
+        concerns: whether a test is to be looked at although no service is in force yet.
     """
 
-    def __init__(self, mode: Mode) -> None:
+    def __init__(self, mode: Mode, concerns: Callable[[pytest.Item], bool]) -> None:
         from pytest_mlctx.services import state
 
         self._state = state
         self._mode = mode
+        self._names_fixtures = mode in ("warn", "error")
+        self._concerns = concerns
+        self._in_force = False
         self._watched: _Watched | None = None
-        self._leaks: list[str] = []  # of the last test
+        self._leaks: list[str] = []  # of the last test, all its attempts
         self._setups: list[_Baseline] = []  # of the fixtures that are being set up, outermost first
+        self._unseen: list[
+            tuple[pytest.FixtureDef[Any], _Baseline]
+        ] = []  # began before the guard
         self._held: dict[pytest.FixtureDef[Any], _Held] = {}
         self._known: set[pytest.FixtureDef[Any]] = set()  # whose setup was seen
+        self._ending: dict[pytest.FixtureDef[Any], State] = {}
 
     @property
     def _open(self) -> list[_Baseline]:
-        return self._setups if self._watched is None else [*self._setups, self._watched.baseline]
+        watched = [] if self._watched is None else [self._watched.baseline]
+        return [*watched, *(baseline for _, baseline in self._unseen), *self._setups]
 
     def _now(self) -> State:
         return self._state.capture("mlflow", "environment", "files", "logging", "loguru")
 
-    def watch(self) -> None:
-        """Look at the test that is running from now on."""
-        self._watched = _Watched(_Baseline(self._now()))
+    def in_force(self, request: pytest.FixtureRequest) -> None:
+        """Look at the running test and all that follow: a service is about to start for this request."""
+        self._in_force = True
+        if self._watched is None:
+            self._watched = _Watched(_Baseline(self._now()))
+        self._unseen = [
+            (fixturedef, _Baseline(self._watched.baseline.state))
+            for fixturedef in _being_set_up(request)
+            if fixturedef.scope != "function" and fixturedef not in self._known
+        ]
 
     def renumber_experiment(self, before: str, after: str) -> None:
-        """Expect the new id where the old one was to come back: the experiment was made anew between tests."""
+        """Expect the new id where the old one was to come back: the experiment was made anew."""
         for held in self._held.values():
             for name in ("before", "after", "under"):
                 setattr(held, name, self._state.renumbered(getattr(held, name), before, after))
@@ -87,20 +111,29 @@ class Guard:
             baseline.state = self._state.renumbered(baseline.state, before, after)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self) -> Generator[None, None, None]:
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
         """Remember the state before anything of the test has run."""
-        self.watch()
+        self._watched = None
+        if self._in_force or self._concerns(item):
+            self._watched = _Watched(_Baseline(self._now()))
         return (yield)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self) -> None:
+        """Tell the test from its fixtures."""
+        self._catch_up()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
         """Tell what the fixture alone changes from what the test does."""
+        self._catch_up()
+        self._unseen = [unseen for unseen in self._unseen if unseen[0] is not fixturedef]
         self._known.add(fixturedef)
-        if self._watched is None:
+        shared = fixturedef.scope != "function"
+        if not shared and (not self._names_fixtures or fixturedef.func.__module__.startswith(_HARMLESS)):
             return (yield)
         own = _Baseline(self._now())
         self._setups.append(own)
-        shared = fixturedef.scope != "function"
         try:
             result = yield
         except BaseException:
@@ -109,19 +142,29 @@ class Guard:
                 self._state.restore(own.state)
             raise
         self._setups.pop()
-        self._settle(fixturedef, own.state, shared=shared)
+        self._settle(fixturedef, own.state)
         return result
 
-    def _settle(self, fixturedef: pytest.FixtureDef[Any], before: State, *, shared: bool) -> None:
+    def _catch_up(self) -> None:
+        """Settle the fixtures whose setup the guard saw only the end of."""
+        while self._unseen and self._unseen[-1][0].cached_result is not None:
+            fixturedef, own = self._unseen.pop()
+            self._known.add(fixturedef)
+            self._settle(fixturedef, own.state)
+
+    def _settle(self, fixturedef: pytest.FixtureDef[Any], before: State) -> None:
         after = self._now()
         changes = self._state.compare(before, after)
-        if not changes or self._watched is None:
+        shared = fixturedef.scope != "function"
+        if self._names_fixtures and (shared or changes):
+            fixturedef.addfinalizer(lambda: self._ending.update({fixturedef: self._now()}))
+        if not changes:
             return
-        changed_by = {change.cell: (fixturedef.argname, change.after) for change in changes}
         if shared:
-            self._held[fixturedef] = _Held(before, after, self._watched.baseline.state, changed_by)
-        else:
-            self._watched.changed_by.update(changed_by)
+            under = before if self._watched is None else self._watched.baseline.state
+            self._held[fixturedef] = _Held(before, after, under)
+        elif self._watched is not None:
+            self._watched.credit(changes, fixturedef)
         for baseline in self._open if shared else self._setups:
             self._move(baseline, before, after)
 
@@ -130,19 +173,21 @@ class Guard:
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Expect again what was there before the fixture, of all that it had changed."""
-        held = self._held.pop(fixturedef, None)
-        if held is None:
-            if self._watched and fixturedef.cached_result is not None and fixturedef not in self._known:
+        ending, held = self._ending.pop(fixturedef, None), self._held.pop(fixturedef, None)
+        if self._watched is not None:
+            if held is not None:
+                self._watched.credit(self._state.compare(held.before, held.after), fixturedef)
+            if ending is not None:
+                self._watched.credit(self._state.compare(ending, self._now()), fixturedef)
+            if held is None and fixturedef.cached_result is not None and fixturedef not in self._known:
                 # Alive since before the guard looked: what its end changes can't be told from a leak.
                 self._watched.baseline.state = self._now()
-            return
-        if self._watched:
-            self._watched.changed_by.update(held.changed_by)  # the culprit, if it has not undone it
-        for baseline in self._open:
-            self._move(baseline, held.after, held.before)
-            # Under it may lie what the test had changed before: that is healed now.
-            if held.under.pristine == held.before.pristine:
-                self._move(baseline, held.before, held.under)
+        if held is not None:
+            for baseline in self._open:
+                self._move(baseline, held.after, held.before)
+                # Under it may lie what the test had changed before: that is healed now.
+                if held.under.pristine == held.before.pristine:
+                    self._move(baseline, held.before, held.under)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -150,14 +195,14 @@ class Guard:
         try:
             result = yield
         except BaseException:
-            if leaks := self._heal(item):
-                item.add_report_section("teardown", "leak", _told(leaks))  # its own error goes before
+            if told := self._heal(item):
+                item.add_report_section("teardown", "leak", told)  # its own error goes before
             raise
-        leaks = self._heal(item)
-        if leaks and self._mode == "warn":
-            item.warn(LeakWarning(_told(leaks)))
-        if leaks and self._mode == "error":
-            raise LeakError(_told(leaks))
+        told = self._heal(item)
+        if told and self._mode == "warn":
+            item.warn(LeakWarning(told))
+        if told and self._mode == "error":
+            pytest.fail(told, pytrace=False)
         return result
 
     @pytest.hookimpl(wrapper=True)
@@ -167,33 +212,59 @@ class Guard:
         """Hand the findings over with the report of the teardown, to xdist's controller too."""
         report = yield
         if call.when == "teardown" and self._leaks:
-            report.mlctx_leaks, self._leaks = self._leaks, []
+            vars(report)["mlctx_leaks"] = self._leaks
         return report
 
-    def _heal(self, item: pytest.Item) -> list[str]:
-        """Put the state back; what is worth a word, one sentence for each culprit, unless switched off."""
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Forget what was handed over; the report of an attempt that is repeated never comes by."""
+        if report.when == "teardown":
+            self._leaks = []
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+        """Put the state back behind a test that was interrupted, which gets no teardown of its own."""
+        try:
+            return (yield)
+        finally:
+            if self._watched is not None:
+                self._state.restore(self._watched.baseline.state)
+                self._watched = None
+
+    def _heal(self, item: pytest.Item) -> str:
+        """Put the state back; what is worth a word, unless switched off, with what to do about it."""
+        self._catch_up()
         watched, self._watched = self._watched, None
         if watched is None:
-            return []
+            return ""
         changes = self._state.compare(watched.baseline.state, self._now())
         if not changes:
-            return []
+            return ""
         self._state.restore(watched.baseline.state)
-        leaks: dict[str, list[str]] = {}
-        for change in changes:
-            if change.sentence and self._mode != "off":
-                leaks.setdefault(_culprit(watched, item, change), []).append(change.sentence)
-        self._leaks = [f"{culprit} left {', '.join(what)}" for culprit, what in leaks.items()]
-        return self._leaks
+        told = [change for change in changes if change.sentence and self._mode != "off"]
+        if not told:
+            return ""
+        by_culprit: dict[str, list[str]] = {}
+        for change in told:
+            by_culprit.setdefault(self._culprit(watched, item, change), []).append(str(change.sentence))
+        leaks = [f"{culprit}: {', '.join(what)}" for culprit, what in by_culprit.items()]
+        self._leaks += [leak for leak in leaks if leak not in self._leaks]
+        only_files = all(change.cell[0] == "files.litter" for change in told)
+        return f"{'; '.join(leaks)}. {_LEFT_THERE if only_files else _PUT_BACK}"
+
+    def _culprit(self, watched: _Watched, item: pytest.Item, change: Change) -> str:
+        for value, who in reversed(watched.authors.get(change.cell, [])):
+            if self._state.same(value, change.after):
+                return f"{item.nodeid}, {who}"
+        return item.nodeid
 
 
-def _culprit(watched: _Watched, item: pytest.Item, change: Change) -> str:
-    fixture, value = watched.changed_by.get(change.cell, ("", None))
-    return f"fixture {fixture!r} of {item.nodeid}" if fixture and value == change.after else item.nodeid
-
-
-def _told(sentences: list[str]) -> str:
-    return (
-        "; ".join(sentences)
-        + ". It was put back; undo it in the test itself, or in the fixture after its yield."
-    )
+def _being_set_up(request: pytest.FixtureRequest) -> list[pytest.FixtureDef[Any]]:
+    """The fixtures that wait for this request, outermost first."""
+    waiting: list[pytest.FixtureDef[Any]] = []
+    parent = getattr(request, "_parent_request", None)
+    while parent is not None:
+        fixturedef = getattr(parent, "_fixturedef", None)
+        if fixturedef is not None:
+            waiting.insert(0, fixturedef)
+        parent = getattr(parent, "_parent_request", None)
+    return waiting

@@ -71,7 +71,21 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Follow the tests where one of them uses a service."""
+    """Follow the tests, but where they are only listed."""
     mlctx = session.config.stash.get(Session.key, None)
-    if mlctx is not None and not session.config.option.collectonly and mlctx.used_by(session.items):
-        mlctx.activate()
+    if mlctx is not None and not session.config.option.collectonly:
+        mlctx.follow(session.items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tell what the tests left changed; their reports carry it, those of xdist's workers too."""
+    session = config.stash.get(Session.key, None)
+    reports = (report for category in terminalreporter.stats.values() for report in category)
+    if session is None or not (found := [report for report in reports if hasattr(report, "mlctx_leaks")]):
+        return
+    from pytest_mlctx import report as room
+
+    if session.judges_every_test:
+        terminalreporter.section("mlctx: left changed, and put back")
+    for line in room.leaks(session.settings.leaks, found):
+        terminalreporter.write_line(line)

@@ -65,3 +65,14 @@ def _tracking(session: Session) -> str:
     ]
     aside = f" ({', '.join(ambient)} not followed)" if ambient else ""
     return f"{store}, experiment {settings.experiment!r}{aside}"
+
+
+def leaks(mode: str, reports: Iterable[object]) -> list[str]:
+    """What the guard found, as the reports of the tests tell it: each finding, or one line with the count."""
+    found = [report.mlctx_leaks for report in reports if hasattr(report, "mlctx_leaks")]
+    if mode in ("warn", "error"):
+        return [leak for of_a_test in found for leak in of_a_test]
+    if not found:
+        return []
+    tests = "1 test" if len(found) == 1 else f"{len(found)} tests"
+    return [f"mlctx: {tests} left the global context changed, it was put back: --mlctx-leaks=warn tells what"]

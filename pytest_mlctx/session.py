@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no
     from pytest_mlctx.services import MlflowService
     from pytest_mlctx.tracking import Tracking
 
-SERVICE_FIXTURES = frozenset(
+_SERVICE_FIXTURES = frozenset(
     {"logger_service", "alerts_service", "alerts_outbox", "mlflow_service", "mlflow_sandbox", "mlflow_run"}
 )
 
@@ -53,7 +53,8 @@ class Session:
         """Looks after the state between tests."""
         from pytest_mlctx.guard import Guard
 
-        return Guard(self.settings.leaks)
+        every_test = bool(self.settings.autouse) or self.judges_every_test
+        return Guard(self.settings.leaks, (lambda item: True) if every_test else uses_service)
 
     @cached_property
     def tracking(self) -> Tracking:
@@ -71,13 +72,29 @@ class Session:
             sink if sink is None or worker is None else sink.with_name(f"{sink.stem}.{worker}{sink.suffix}")
         )
 
-    def activate(self) -> None:
-        """Register the hooks that follow each test: from the first one on that uses a service."""
+    @property
+    def judges_every_test(self) -> bool:
+        """Whether tests that use no service are to be looked at as well."""
+        return self.settings.leaks in ("warn", "error")
+
+    def follow(self, items: list[pytest.Item]) -> None:
+        """Register the hooks that follow each test, where one is known to use a service or all are judged."""
+        if items and (self.judges_every_test or self.used_by(items)):
+            self._register()
+
+    def activate(self, request: pytest.FixtureRequest) -> None:
+        """Follow each test from now on: the first service is about to start for this request."""
+        self._register()
+        self.guard.in_force(request)
+
+    def _register(self) -> None:
         if not self.active:
+            from pytest_mlctx.services import state
+
             self.active = True
+            self._config.add_cleanup(state.watch(self._config.rootpath))
             self._config.pluginmanager.register(self.guard, "mlctx-guard")
             self._config.pluginmanager.register(self.tracking, "mlctx-tracking")
-            self.guard.watch()
 
     @cached_property
     def artifacts(self) -> Artifacts:
@@ -130,10 +147,7 @@ class Session:
 
     def used_by(self, items: list[pytest.Item]) -> bool:
         """Whether one of these tests is known to use a service before it runs."""
-        return bool(items) and (
-            bool(self.settings.autouse)
-            or any(not SERVICE_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) for item in items)
-        )
+        return bool(items) and (bool(self.settings.autouse) or any(map(uses_service, items)))
 
     def hold_early(self) -> None:
         """Keep MLflow off every other store from before the first conftest is imported."""
@@ -142,6 +156,22 @@ class Session:
     def close(self) -> None:
         """Give back what is held until the session's end."""
         self._stack.close()
+
+
+def uses_service(item: pytest.Item) -> bool:
+    """Whether a test is known to use a service of ours; a user's own `mlflow_run` is none."""
+    definitions = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    return any(_leads_to_ours(name, definitions[name]) for name in _SERVICE_FIXTURES & definitions.keys())
+
+
+def _leads_to_ours(name: str, candidates: Sequence[pytest.FixtureDef[Any]]) -> bool:
+    """Whether the fixture in force, the last one, is ours or asks for the one that it overrides."""
+    for fixturedef in reversed(candidates):
+        if fixturedef.func.__module__ == "pytest_mlctx.fixtures":
+            return True
+        if name not in fixturedef.argnames:
+            return False
+    return False
 
 
 class Autouse:

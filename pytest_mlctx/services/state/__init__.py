@@ -27,6 +27,7 @@ __all__ = [
     "move",
     "renumbered",
     "restore",
+    "same",
     "watch",
 ]
 

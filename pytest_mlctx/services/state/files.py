@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ _NAMES = ("mlruns", "mlflow.db", "mlartifacts")
 _watched: dict[str, None] = {}
 
 
-def watch(folder: str | os.PathLike[str]) -> None:
-    """Look at this folder too, besides the working folder of the moment."""
-    _watched[str(Path(folder).absolute())] = None
+def watch(folder: str | os.PathLike[str]) -> Callable[[], None]:
+    """Look at this folder too, besides the working folder of the moment, until the result is called."""
+    path = str(Path(folder).absolute())
+    _watched[path] = None
+    return lambda: _watched.pop(path, None)
 
 
 class Litter(Kind):
