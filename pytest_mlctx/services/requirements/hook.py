@@ -7,8 +7,6 @@ import functools
 import importlib.abc
 import importlib.machinery
 import inspect
-import json
-import os
 import sys
 import threading
 import time
@@ -20,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mlctx.services import cache
-from pytest_mlctx.services.requirements import observer
+from pytest_mlctx.services.requirements import capture, helper
 from pytest_mlctx.services.requirements.distributions import installed
 from pytest_mlctx.services.requirements.inference import Memory, Observation, Question, left_to_mlflow
-from pytest_mlctx.services.requirements.key import root_of
 
 
 class RequirementsWarning(UserWarning):
@@ -90,6 +87,7 @@ def uninstall(reuse: Reuse) -> None:
                     setattr(module, name, original)
             _originals.clear()
             _memory = None
+            helper.stop()
 
 
 @contextlib.contextmanager
@@ -112,28 +110,28 @@ def _ask(about: str, infer: Callable[[], list[str]], model: str, flavor: str, **
     question = Question(about, Path(str(model)), flavor, settings)
     if not active or left_to_mlflow(question):
         return infer()
-    started: float | None = None
+    asked = False
 
     def observed(observation: Observation) -> list[str]:
-        nonlocal started
+        nonlocal asked
+        asked = True
         started = time.perf_counter()
         _here.observation = observation
         try:
             return infer()
         finally:
             _here.observation = None
+            for reuse in active:
+                reuse.statistics.inferred += 1
+                reuse.statistics.seconds += time.perf_counter() - started
 
     try:
         answer = _remembered().answer(question, observed)
     except Exception as error:
-        if started is not None or type(error).__name__ == "MlflowTimeoutError":  # MLflow's own
+        if asked or type(error).__name__ == "MlflowTimeoutError":  # MLflow's own
             raise
         _warn(f"requirements of this model are inferred MLflow's own way: {type(error).__name__}: {error}")
         return infer()
-    finally:
-        for reuse in active if started is not None else ():
-            reuse.statistics.inferred += 1
-            reuse.statistics.seconds += time.perf_counter() - started
     if answer.reused:
         for reuse in active:
             reuse.statistics.reused += 1
@@ -172,7 +170,7 @@ def _infer_requirements(original: Any) -> Any:
 
 def _capture_imported_modules(original: Any) -> Any:
     @functools.wraps(original)
-    def capture(
+    def modules(
         model_uri: str, flavor: str, record_full_module: bool = False, extra_env_vars: Any = None
     ) -> list[str]:
         own = functools.partial(
@@ -181,7 +179,7 @@ def _capture_imported_modules(original: Any) -> Any:
         settings = {"full": record_full_module, "extra_env_vars": sorted((extra_env_vars or {}).items())}
         return _ask("modules", own, model_uri, flavor, **settings)
 
-    return capture
+    return modules
 
 
 def _run_command(original: Any) -> Any:
@@ -189,44 +187,17 @@ def _run_command(original: Any) -> Any:
     def run(cmd: list[str], timeout_seconds: float, env: Any = None) -> None:
         observation: Observation | None = getattr(_here, "observation", None)
         if observation is None:
-            return original(cmd, timeout_seconds, env=env)
-        try:
-            script = Path(cmd[1])
-            output = Path(cmd[cmd.index("--output-file") + 1])
-            model = cmd[cmd.index("--model-path") + 1]
-            failures = Path(cmd[cmd.index("--error-file") + 1]) if "--error-file" in cmd else None
-        except (IndexError, ValueError):
-            observation.doubts.append("MLflow's command is not the known one")
-            return original(cmd, timeout_seconds, env=env)
-        report = output.with_name("observed.json")
-        plan = output.with_name("plan.json")
-        trust = installed()
-        plan.write_text(
-            json.dumps(
-                {
-                    "standard": trust.standard,
-                    "sites": trust.sites,
-                    "ours": [os.path.abspath(root_of(Path(model))), os.path.join(output.parent, "")],
-                    "report": str(report),
-                }
-            ),
-            encoding="utf-8",
-        )
-        original([cmd[0], observer.__file__, str(plan), str(script), *cmd[2:]], timeout_seconds, env=env)
-        observation.reports.append(told := json.loads(report.read_text(encoding="utf-8")))
-        report.unlink()
-        observation.doubts += told["doubts"]
-        if failures is not None and failures.exists() and failures.stat().st_size:
-            observation.doubts.append("the model failed to predict its input example")
-        return None
+            original(cmd, timeout_seconds, env=env)
+        else:
+            capture.run(cmd, timeout_seconds, env, original, observation)
 
     return run
 
 
 def _by_distributions(original: Any) -> Any:
-    """What MLflow reads anew for each model, though it is the same while the same distributions are installed."""
+    """What MLflow reads anew for each model, though the same distributions say the same."""
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def read(distributions: str, *arguments: Any) -> Any:
         result = original(*arguments)
         return tuple(result) if inspect.isgenerator(result) else result
@@ -307,16 +278,16 @@ class _Finder(importlib.abc.MetaPathFinder):
             spec = finder.find_spec(fullname, path, target) if finder is not self else None
             if spec is not None and spec.loader is not None:
                 execute = spec.loader.exec_module
-
-                def execute_and_wrap(module: types.ModuleType) -> None:
-                    execute(module)
-                    with _lock:
-                        if _installed:
-                            _wrap(module)
-
-                spec.loader.exec_module = execute_and_wrap  # type: ignore[method-assign]
+                spec.loader.exec_module = functools.partial(_execute, execute)  # type: ignore[method-assign]
                 return spec
         return None
+
+
+def _execute(execute: Callable[[types.ModuleType], None], module: types.ModuleType) -> None:
+    execute(module)
+    with _lock:
+        if _installed:
+            _wrap(module)
 
 
 _finder = _Finder()

@@ -1,7 +1,8 @@
-"""One question to MLflow, which modules or requirements a model has: asked once for each kind, then remembered."""
+"""What MLflow answered for a kind of model: asked once, remembered while what it depended on is the same."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -46,11 +47,6 @@ class Observation:
     warnings: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     """Why the answer must not be kept."""
-
-    @property
-    def user_code(self) -> bool:
-        """Whether code took part that no installed distribution provides."""
-        return any(report["user_code"] for report in self.reports)
 
 
 @dataclass
@@ -107,26 +103,32 @@ class Memory:
         environ = dict(os.environ)
         observation = Observation()
         lines = infer(observation)
-        if self._born == kind.installed.digest and observation.reports and not observation.doubts:
-            names = frozenset(name for report in observation.reports for name in report["names"])
-            seen = {
-                (what, name): value if value else value_of(what, name, environ)
-                for report in observation.reports
-                for what, name, value in report["seen"]
-            }
-            entry = {
-                "answer": lines,
-                "warnings": observation.warnings,
-                "seen": [[*dependency, value] for dependency, value in seen.items()],
-                "names": sorted(names),
-                "resolution": kind.installed.resolution(names),
-            }
-            strict = kind.key(strict=True)
-            if observation.user_code and key != strict:
-                self._keep(key, {"user_code": True})
-                key = strict
-            self._keep(key, entry)
+        if observation.reports and not observation.doubts and self._born == kind.installed.digest:
+            with contextlib.suppress(OSError, ValueError):  # files that went away meanwhile: not kept
+                self._note(key, kind, observation, lines, environ)
         return Answer(lines, observation.warnings, reused=False)
+
+    def _note(
+        self, key: str, kind: _Kind, observation: Observation, lines: list[str], environ: Mapping[str, str]
+    ) -> None:
+        names = frozenset(name for report in observation.reports for name in report["names"])
+        seen = {
+            (what, name): value or value_of(what, name, environ)
+            for report in observation.reports
+            for what, name, value in report["seen"]
+        }
+        entry = {
+            "answer": lines,
+            "warnings": observation.warnings,
+            "seen": [[*dependency, value] for dependency, value in seen.items()],
+            "names": sorted(names),
+            "resolution": kind.installed.resolution(names),
+        }
+        strict = kind.key(strict=True)
+        if any(report["user_code"] for report in observation.reports) and key != strict:
+            self._keep(key, {"user_code": True})
+            key = strict
+        self._keep(key, entry)
 
     def _valid(self, key: str, kind: _Kind) -> dict[str, Any] | None:
         entry = self._read(key)

@@ -1,4 +1,4 @@
-"""The kind of a model: what in its saved files decides which modules it imports when it is loaded and used."""
+"""The kind of a model: what in its files decides which modules it imports when loaded and used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_mlctx.services.requirements.pickles import Saved, Unreadable, read_pickle, read_skops
+from pytest_mlctx.services.requirements.pickles import Saved, UnreadableError, read_pickle, read_skops
 
 # Of MLmodel: new for each model, whatever its kind.
 _IDENTITY = frozenset(
@@ -62,7 +62,7 @@ class Model:
             return lambda strict: content if strict else schema
         try:
             saved = list(_saved(content))
-        except (Unreadable, zipfile.BadZipFile, NotImplementedError, KeyError, RuntimeError):
+        except (UnreadableError, zipfile.BadZipFile, NotImplementedError, KeyError, RuntimeError):
             saved = []
         if saved:
             for _, one in saved:

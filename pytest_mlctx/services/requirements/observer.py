@@ -1,16 +1,16 @@
-"""What a run of MLflow's capture script depends on, told by that run itself.
+"""What a process depends on, seen from inside: files, modules, environment variables.
 
-A file of its own that imports nothing of ours: the inferring process runs it in front of MLflow's script,
-``python observer.py PLAN SCRIPT ARGUMENTS…``, and the asking process imports it to check later what it told.
+It imports nothing of ours: the inferring process loads it before MLflow, the asking one checks with it later.
 What C code opens, asks or lists by itself is not seen (https://docs.python.org/3/library/audit_events.html).
 """
 
+# Nothing is imported here before MLflow that need not be.
+# ruff: noqa: PTH100, PTH109, PTH117, PTH118, PTH120, PTH123
 from __future__ import annotations
 
 import functools
 import hashlib
 import importlib.util
-import json
 import os
 import stat
 import sys
@@ -34,6 +34,7 @@ _LOOSE = {
 }
 # Not files: libraries ask them for the machine, user code for whatever it likes.
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
+_HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _stat, _listdir = os.stat, os.listdir
 
 
@@ -75,7 +76,7 @@ class Trust:
     """Whose files need no look: the standard library's and those of installed distributions."""
 
     def __init__(self, standard: list[str], sites: dict[str, list[str]]) -> None:
-        """Take the standard library's folders and, by site folder, the names in it that a distribution has."""
+        """Take the standard library's folders and, by site folder, the names in it of distributions."""
         self._standard = tuple(os.path.join(folder, "") for folder in standard)
         self._sites = {os.path.join(site, ""): frozenset(names) for site, names in sites.items()}
         self._modules = {name.partition(".")[0] for names in sites.values() for name in names}
@@ -100,13 +101,13 @@ class Observer:
     """Notes what this process reads, from :meth:`watch` on."""
 
     def __init__(self, trust: Trust, ours: list[str]) -> None:
-        """Take what is trusted, and the paths (the model's) that the asking process knows anyway."""
+        """Take what is trusted, and paths (the model's) that the asking process knows anyway."""
         self.seen: dict[tuple[str, str], str] = {}
         self.names: set[str] = set()  # top-level modules asked for, found or not
         self.doubts: set[str] = set()  # why the answer can't be kept
         self.user_code = False
         self._trust = trust
-        self._ours = tuple(ours)
+        self.ours = tuple(ours)
         self._written: set[str] = set()
         self._own = threading.local()
         self._user: dict[tuple[str, str], bool] = {}
@@ -118,8 +119,7 @@ class Observer:
                 self._read(str(getattr(module, "__file__", None) or ""))
         self.user_code = False
         sys.addaudithook(self._audit)
-        read = os._Environ.__getitem__  # type: ignore[attr-defined]
-        os._Environ.__getitem__ = lambda environ, key: self._read_variable(key) or read(environ, key)  # type: ignore[attr-defined]
+        self._watch_environ()
         for name in ("stat", "lstat", "access"):
             ask = getattr(os, name)
             watched = functools.partial(self._ask, ask)
@@ -127,6 +127,24 @@ class Observer:
                 if ask in supported:
                     supported.add(watched)
             setattr(os, name, watched)
+
+    def _watch_environ(self) -> None:
+        variables: Any = os._Environ
+        read = variables.__getitem__
+
+        def watched(environ: Any, key: Any) -> Any:
+            self._read_variable(key)
+            return read(environ, key)
+
+        variables.__getitem__ = watched
+
+    def pause(self) -> None:
+        """Note nothing that this thread does."""
+        self._own.busy = True
+
+    def resume(self) -> None:
+        """End :meth:`pause`."""
+        self._own.busy = False
 
     def report(self) -> dict[str, Any]:
         """What was noted, as JSON can hold it."""
@@ -189,7 +207,7 @@ class Observer:
     def _read(self, path: str) -> None:
         if path.endswith(".pyc"):
             path = self._source(path)
-        if not path or path == __file__ or path in self._trust or path.startswith(self._ours):
+        if not path or path in self._trust or path.startswith((_HERE, *self.ours)):
             return
         if path.startswith(_SYSTEM):
             if self._asked_by_user():
@@ -223,12 +241,12 @@ class Observer:
         return ask(path, *arguments, **options)
 
     def _note(self, kind: str, path: str) -> None:
-        known = path in self._trust or path in self._written or path.startswith(self._ours)
+        known = path in self._trust or path in self._written or path.startswith(self.ours)
         if not known and (kind, path) not in self.seen:
             self.seen[kind, path] = value_of(kind, path)
 
-    def _absolute(self, path: Any) -> str:
-        path = os.fsdecode(path)
+    def _absolute(self, given: Any) -> str:
+        path: str = os.fsdecode(given)
         if not os.path.isabs(path):
             self.seen["folder", ""] = os.getcwd()
         return os.path.abspath(path)
@@ -249,7 +267,7 @@ class Observer:
     def _callers(self, most: int = sys.maxsize) -> Iterator[tuple[types.CodeType, str]]:
         frame: types.FrameType | None = sys._getframe()
         while frame is not None and most:
-            if frame.f_code.co_filename != __file__:
+            if not frame.f_code.co_filename.startswith(_HERE):
                 yield frame.f_code, str(frame.f_globals.get("__name__"))
                 most -= 1
             frame = frame.f_back
@@ -262,7 +280,7 @@ class Observer:
                 not (_nobodys(module) or self._trust.provides(module)) if made else path not in self._trust
             )
             self._user[path, module] = known
-        return known
+        return bool(known)
 
     def _is_standard(self, path: str, module: str) -> bool:
         if path.startswith("<"):
@@ -295,30 +313,3 @@ _EVENTS = {
         Observer._on_outside,
     ),
 }
-
-
-def run(script: str, arguments: list[str]) -> None:
-    """Run a script as ``python SCRIPT ARGUMENTS…`` would."""
-    sys.argv = [script, *arguments]
-    sys.path[0] = os.path.dirname(script)
-    main = types.ModuleType("__main__")
-    main.__file__ = script
-    sys.modules["__main__"] = main
-    with open(script, "rb") as file:
-        code = compile(file.read(), script, "exec")
-    exec(code, main.__dict__)
-
-
-def _main() -> None:
-    with open(sys.argv[1], encoding="utf-8") as file:
-        plan = json.load(file)
-    observer = Observer(Trust(plan["standard"], plan["sites"]), plan["ours"])
-    observer.watch()
-    run(sys.argv[2], sys.argv[3:])
-    observer._own.busy = True
-    with open(plan["report"], "w", encoding="utf-8") as file:
-        json.dump(observer.report(), file)
-
-
-if __name__ == "__main__":
-    _main()

@@ -1,6 +1,6 @@
 """What a saved object is made of, read from its pickle or skops file without loading it.
 
-Nothing that a pickle names is imported or called: every class and function is a stub that notes its arguments.
+Nothing that a pickle names is imported or called: its classes and functions are stubs that note arguments.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SMALL = 64  # bytes of numbers up to which an array of them can be a setting; l
 _TRACKER = re.compile(r"[0-9a-f]{32}")  # cloudpickle's name for a class by value, new in each process
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """Not a pickle that can be read without loading it."""
 
 
@@ -109,18 +109,18 @@ def read_pickle(content: bytes) -> Saved:
     """Read a pickle.
 
     Raises:
-        Unreadable: it is none, or has more in it than stubs can stand for.
+        UnreadableError: it is none, or has more in it than stubs can stand for.
     """
     if copyreg._inverted_registry:  # type: ignore[attr-defined]
-        raise Unreadable("extension codes give classes, not their names")
+        raise UnreadableError("extension codes give classes, not their names")
     file = io.BytesIO(content)
     reader = _Reader(file)
     try:
         root = reader.load()
     except Exception as error:
-        raise Unreadable(str(error)) from error
+        raise UnreadableError(str(error)) from error
     if file.read(1):
-        raise Unreadable("more follows")
+        raise UnreadableError("more follows")
 
     def write(digest: _Digest) -> None:
         for named in reader.named:
@@ -137,12 +137,12 @@ def read_skops(schema: bytes) -> Saved:
     """Read the ``schema.json`` of a skops file.
 
     Raises:
-        Unreadable: it is no such thing.
+        UnreadableError: it is no such thing.
     """
     try:
         root = json.loads(schema)
     except ValueError as error:
-        raise Unreadable(str(error)) from error
+        raise UnreadableError(str(error)) from error
     modules: set[str] = set()
     _skops_modules(root, modules)
     return Saved(modules, False, lambda digest: digest.walk_skops(root, ""))
