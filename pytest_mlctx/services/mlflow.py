@@ -105,7 +105,7 @@ class MlflowService(Service):
         run = mlflow.start_run(
             run_name=run_config.name,
             nested=mlflow.active_run() is not None,
-            tags=run_config.tags,
+            tags={key: str(value) for key, value in (run_config.tags or {}).items()},
             description=run_config.description,
             log_system_metrics=run_config.log_system_metrics,
         )

@@ -105,7 +105,12 @@ def check(field: str, uri: str) -> None:
         raise ServiceError(
             f"{field} {shown!r} is no SQLite URL: write 'sqlite:///relative.db' or 'sqlite:////absolute.db'."
         )
-    if kind in _FILES or kind in _SCHEMES or kind in _registered_schemes():
+    if kind == "" and re.search(r"%[0-9A-Fa-f]{2}", uri):
+        raise ServiceError(
+            f"{field} {shown!r} has a '%' escape, which MLflow would decode: "
+            f"write it as {Path(uri).absolute().as_uri()!r}."
+        )
+    if kind in _SCHEMES or kind == "" or kind in _registered_schemes():
         if kind in _SERVERS and not _hostname(uri):
             raise ServiceError(f"{field} {shown!r} names no host: write '{kind}://host:port'.")
         return

@@ -35,6 +35,7 @@ FIELD = "MlflowService.tracking_uri"
         "mlruns",
         "./runs/of me",
         "/abs/mlruns?",
+        "file:///abs/%2541",
         "C:\\Users\\ada\\mlruns",
         "file:mlruns",
         "file:///abs/mlruns",
