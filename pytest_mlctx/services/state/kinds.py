@@ -47,13 +47,15 @@ class Change:
     """The change in the user's words; None for what is put back and never named."""
 
 
-_COMPARED_BY_VALUE: Final = frozenset({str, int, float, bool, bytes, type(None), frozenset})
+_COMPARED_BY_VALUE: Final = frozenset({int, float, bool, bytes, type(None), frozenset})
 
 
 def same(one: object, other: object) -> bool:
     """Whether two values of a cell are equal: plain data by value, any other object by identity."""
     if one is other:
         return True
+    if isinstance(one, str) and isinstance(other, str):
+        return one == other
     kind = type(one)
     if kind is not type(other):
         return False
@@ -94,8 +96,9 @@ class Kind:
         raise NotImplementedError
 
     def undo_all(self, changes: list[Change], failures: list[Exception]) -> None:
-        """Put cells back, last one first, each on its own."""
-        for change in reversed(changes):
+        """Put cells back, each on its own: what is new goes, the latest first, then the rest in its order."""
+        new = [change for change in changes if change.before is ABSENT]
+        for change in [*reversed(new), *(change for change in changes if change.before is not ABSENT)]:
             attempt(failures, self.undo, change.cell[1], change.before, change.after)
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import importlib
 import sys
 import threading
 from collections.abc import Hashable, Iterable, Mapping
@@ -43,7 +43,7 @@ def _revive(handler: Any, levels: Iterable[str]) -> None:
                 sink._create_file(path)
                 sink._kwargs = arguments
         if handler._enqueue:
-            context: Any = handler._multiprocessing_context or multiprocessing
+            context = handler._multiprocessing_context or importlib.import_module("multiprocessing")
             handler._queue = context.SimpleQueue()
             handler._thread = threading.Thread(
                 target=handler._queued_writer, daemon=True, name=f"loguru-writer-{handler._id}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
@@ -14,15 +13,14 @@ from pytest_mlctx.services.state.mlflow_stores import KINDS as STORES
 from pytest_mlctx.services.state.mlflow_tracing import KINDS as TRACING
 from pytest_mlctx.services.state.mlflow_work import KINDS as WORK
 
-_CREDENTIALS = re.compile(
-    r"(?<=://)[^/\s]*@|(?<=[?&])[^=&]*(?:pass|pwd|token|secret|key)[^=&]*=[^&]*", re.IGNORECASE
-)
-
 
 def _changed(what: str) -> Callable[[Any], str]:
-    return lambda after: (
-        f"{what} changed to {_CREDENTIALS.sub('***', str(after))}" if after else f"{what} unset"
-    )
+    def tell(after: Any) -> str:
+        from pytest_mlctx.services.secrets import redact
+
+        return f"{what} changed to {redact(str(after))}" if after else f"{what} unset"
+
+    return tell
 
 
 class LoggerLevel(Kind):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from types import FunctionType
 from typing import Any
 
@@ -16,51 +16,47 @@ _ARTIFACTS = "mlflow.store.artifact.artifact_repository_registry"
 
 
 class Builder(Kind):
-    """What builds the stores of a scheme."""
+    """What builds the stores of a scheme, where it is not what MLflow has registered."""
 
     def __init__(self, what: str, module: str, variable: str, register: str) -> None:
         self.name = f"mlflow.{what.replace(' ', '_')}"
         self._what = what
-        self._module = module
-        self._variable = variable
-        self._register = register
+        self._names = (module, variable, register)
 
     def _registry(self) -> dict[str, Any]:
-        return getattr(getattr(sys.modules.get(self._module), self._variable, None), "_registry", {})
+        module, variable, _ = self._names
+        return getattr(getattr(sys.modules.get(module), variable, None), "_registry", {})
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The builders by scheme; none where MLflow has not made the registry yet."""
-        return [*self._registry().items()]
+        """The builders of others by scheme, None for one that was removed."""
+        registry = self._registry()
+        if not registry:  # MLflow makes that of the models when it first needs it
+            return ()
+        originals = _originals(*self._names)
+        schemes = registry.keys() | originals.keys()
+        cells = [(scheme, registry.get(scheme)) for scheme in schemes]
+        return [(scheme, builder) for scheme, builder in cells if builder is not originals.get(scheme)]
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Register the builder before, and forget the stores that the one now has built."""
-        module = sys.modules[self._module]
-        if before is ABSENT:  # where MLflow has made its registry only since, its own builders stay
-            before = self._originals().get(key, ABSENT)
-        if before is ABSENT:
+        name, variable, _ = self._names
+        builder = _originals(*self._names).get(key) if before is ABSENT else before
+        if builder is None:
             self._registry().pop(key, None)
         else:
-            self._registry()[key] = before
+            self._registry()[key] = builder
+        module = sys.modules[name]
         for owner, cached in (
-            (type(getattr(module, self._variable)), "_get_store_with_resolved_uri"),
+            (type(getattr(module, variable)), "_get_store_with_resolved_uri"),
             (module, "_get_tracking_scheme_with_resolved_uri"),
         ):
             if hasattr(owner, cached):
                 getattr(owner, cached).cache_clear()
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
-        """The scheme; nothing where MLflow has only made its registry meanwhile."""
-        if before is ABSENT and self._originals().get(key) is not None:
-            return None
-        what = "registered" if before is ABSENT else "unregistered" if after is ABSENT else "replaced"
+        """The scheme."""
+        what = "removed" if after is None else "given back" if after is ABSENT else "registered"
         return f"{self._what} for the scheme {key!r} {what}"
-
-    def _originals(self) -> dict[str, Any]:
-        return _originals(self._module, self._variable, self._register)
-
-    def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
-        """Those that MLflow itself and the entry points of installed packages register."""
-        return dict[Hashable, object](self._originals().items()) if now else {}
 
 
 @functools.cache
