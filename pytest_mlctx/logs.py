@@ -47,15 +47,18 @@ class _Bridge:
     def give(self, message: Message) -> None:
         record = message.record
         number = record["level"].no
+        if number <= logging.root.manager.disable:
+            return
         handlers = [
             handler for handler in _pytests_handlers() if number >= (handler.level or self._threshold)
         ]
-        if not handlers or number <= logging.root.manager.disable or _arrives_by_itself():
+        if not handlers:
             return
+        reached = _reached_by_itself()
         converted = _as_logging_record(record)
         for handler in handlers:
             once = self._once_of(handler)
-            if once.seen is not record["extra"]:
+            if handler not in reached and once.seen is not record["extra"]:
                 handler.handle(converted)
                 once.given = record["extra"]
 
@@ -101,21 +104,28 @@ def _name_levels() -> None:
             logging.addLevelName(number, known)
 
 
-def _arrives_by_itself() -> bool:
-    """Whether the record being logged came from stdlib logging and reaches the root logger's handlers anyway.
+def _reached_by_itself() -> list[logging.Handler]:
+    """The handlers that the record being logged reaches anyway, since it came from stdlib logging.
 
-    That is loguru's InterceptHandler recipe. A logger that does not propagate does not reach them.
+    That is loguru's InterceptHandler recipe. A logger that does not propagate does not reach the root's
+    handlers; a pytest of 2026 adds its own to those that exist when a test begins.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "callHandlers":  # not by its code: error trackers put theirs around it
-            origin = frame.f_locals.get("self")
-            if isinstance(origin, logging.Logger):
-                while origin.parent is not None and origin.propagate:
-                    origin = origin.parent
-                return origin is logging.root
+            logger = frame.f_locals.get("self")
+            if isinstance(logger, logging.Logger):
+                return _handlers_of(logger)
         frame = frame.f_back
-    return False
+    return []
+
+
+def _handlers_of(logger: logging.Logger) -> list[logging.Handler]:
+    handlers = list(logger.handlers)
+    while logger.propagate and logger.parent is not None:
+        logger = logger.parent
+        handlers += logger.handlers
+    return handlers
 
 
 def _as_logging_record(record: Record) -> logging.LogRecord:
