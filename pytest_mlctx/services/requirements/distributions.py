@@ -12,6 +12,7 @@ import re
 import stat
 import sys
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,13 @@ def _installed(path: tuple[tuple[str, int, int, bool], ...]) -> Installed:
             digest.update(f"{folder}\0{changed}\0{size}\0".encode())
     standard = standard_folders()
     return Installed(digest.hexdigest(), sites, standard, Trust(standard, sites))
+
+
+def interpreter(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The variables that Python itself reads when it starts, in so far as they can decide what is imported."""
+    return sorted(
+        item for item in environ.items() if item[0].startswith("PYTHON") and item[0] != "PYTHONHASHSEED"
+    )
 
 
 @functools.cache

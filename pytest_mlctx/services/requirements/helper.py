@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_mlctx.services.requirements.distributions import interpreter
 from pytest_mlctx.services.requirements.observer import value_of
 
 _lock = threading.Lock()
@@ -126,7 +127,7 @@ class _Helper:
                 value_of(kind, name, environ) == (value or value_of(kind, name, self._environ))
                 for kind, name, value in self._seen
             )
-            and _interpreter(environ) == _interpreter(self._environ)
+            and interpreter(environ) == interpreter(self._environ)
         )
 
     def ask(self, request: Mapping[str, Any], deadline: float) -> bool:
@@ -170,8 +171,3 @@ class _Helper:
             self._received += received
         line, _, self._received = self._received.partition(b"\n")
         return line
-
-
-def _interpreter(environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The settings that Python itself reads when it starts."""
-    return sorted(item for item in environ.items() if item[0].startswith("PYTHON"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mlctx.services.cache import Cache
-from pytest_mlctx.services.requirements.distributions import Installed, installed
+from pytest_mlctx.services.requirements.distributions import Installed, installed, interpreter
 from pytest_mlctx.services.requirements.key import Model
 from pytest_mlctx.services.requirements.observer import value_of
 
@@ -163,7 +163,7 @@ class _Kind:
                 sys.version,
                 platform.platform(),
                 now.digest,
-                sorted(item for item in os.environ.items() if item[0].startswith("PYTHON")),
+                interpreter(os.environ),
             )
         )
 

@@ -86,6 +86,8 @@ class Model:
             module = str(flavor.get("loader_module", "mlflow"))
             given = flavor.get("code") or flavor.get("model_code_path")
             self.user_code = self.user_code or bool(given) or module in _BY_USER or not self._knows(module)
+            if isinstance(trusted := flavor.get("skops_trusted_types"), list):
+                trusted.sort(key=str)  # a set, that MLflow writes in the order of the moment
         lasting = {key: value for key, value in model.items() if key not in _IDENTITY}
         text = json.dumps(lasting, sort_keys=True, default=str)
         return lambda strict: text
@@ -95,7 +97,7 @@ class Model:
 
 
 def root_of(path: Path) -> Path:
-    """The folder of the model: some flavors are asked with their data file in it, and read MLmodel beside it."""
+    """The model's folder: some flavors are asked with their data file in it and read MLmodel beside it."""
     return path.parent if (path.parent / "MLmodel").is_file() and not (path / "MLmodel").is_file() else path
 
 

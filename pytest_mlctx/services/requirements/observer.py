@@ -103,7 +103,7 @@ class Observer:
     def __init__(self, trust: Trust, ours: list[str]) -> None:
         """Take what is trusted, and paths (the model's) that the asking process knows anyway."""
         self.seen: dict[tuple[str, str], str] = {}
-        self.names: set[str] = set()  # top-level modules asked for, found or not
+        self._asked: set[str] = set()  # modules, found or not
         self.doubts: set[str] = set()  # why the answer can't be kept
         self.user_code = False
         self._trust = trust
@@ -148,9 +148,14 @@ class Observer:
 
     def report(self) -> dict[str, Any]:
         """What was noted, as JSON can hold it."""
+        for module in self._asked:
+            package, _, name = module.rpartition(".")
+            for folder in list(getattr(sys.modules.get(package), "__path__", ())):
+                self._note("exists", os.path.join(folder, name))
+                self._note("exists", os.path.join(folder, f"{name}.py"))
         return {
             "seen": [[kind, name, value] for (kind, name), value in sorted(self.seen.items())],
-            "names": sorted(self.names),
+            "names": sorted({module.partition(".")[0] for module in self._asked}),
             "doubts": sorted(self.doubts),
             "user_code": self.user_code,
         }
@@ -168,12 +173,7 @@ class Observer:
             self._own.busy = False
 
     def _on_import(self, event: str, arguments: tuple[Any, ...]) -> None:
-        package, _, name = str(arguments[0]).rpartition(".")
-        self.names.add((package or name).partition(".")[0])
-        if package and not self._trust.provides(package):  # found or not, in a package of the user
-            for folder in list(getattr(sys.modules.get(package), "__path__", ())):
-                self._note("exists", os.path.join(folder, name))
-                self._note("exists", os.path.join(folder, f"{name}.py"))
+        self._asked.add(str(arguments[0]))
         if arguments[1]:
             self._read(os.fspath(arguments[1]))
 
@@ -262,7 +262,7 @@ class Observer:
         return False
 
     def _importing(self) -> bool:
-        return any(code.co_filename.startswith("<frozen importlib") for code, _ in self._callers(3))
+        return any(code.co_filename.startswith("<frozen importlib") for code, _ in self._callers(1))
 
     def _callers(self, most: int = sys.maxsize) -> Iterator[tuple[types.CodeType, str]]:
         frame: types.FrameType | None = sys._getframe()

@@ -1,0 +1,404 @@
+"""Saves models of many kinds and prints what MLflow wrote about their environment; run in a folder of its own.
+
+``python requirements_kinds.py OUT {own,reuse} KIND…``; the folder holds what :func:`write_project` wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+KINDS: dict[str, Any] = {}
+IDENTITY = ("model_id", "model_uuid", "run_id", "utc_time_created", "artifact_path", "model_size_bytes", "name")
+
+
+def write_project(folder: Path) -> None:
+    """The user's own code that some of the kinds need."""
+    package = folder / "userlib"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "deep.py").write_text("import scipy.stats\n")
+    (package / "steps.py").write_text(
+        "from sklearn.base import BaseEstimator, TransformerMixin\n"
+        "class Step(BaseEstimator, TransformerMixin):\n"
+        "    def __init__(self, lazily=False):\n"
+        "        self.lazily = lazily\n"
+        "    def fit(self, X, y=None):\n"
+        "        return self\n"
+        "    def transform(self, X):\n"
+        "        if self.lazily:\n"
+        "            import loguru\n"
+        "        return X\n"
+    )
+    (package / "models.py").write_text(
+        "import mlflow.pyfunc\n"
+        "from userlib import deep\n"
+        "class Model(mlflow.pyfunc.PythonModel):\n"
+        "    def predict(self, context, model_input, params=None):\n"
+        "        import loguru\n"
+        "        return model_input\n"
+    )
+    (package / "loader.py").write_text(
+        "import loguru\n"
+        "class Loaded:\n"
+        "    def predict(self, data, params=None):\n"
+        "        return data\n"
+        "def _load_pyfunc(path):\n"
+        "    return Loaded()\n"
+    )
+    (folder / "from_code.py").write_text(
+        "import scipy, mlflow.pyfunc\n"
+        "from mlflow.models import set_model\n"
+        "class Model(mlflow.pyfunc.PythonModel):\n"
+        "    def predict(self, context, model_input, params=None):\n"
+        "        return model_input\n"
+        "set_model(Model())\n"
+    )
+    (folder / "shipped.py").write_text("import loguru\n\ndef helper(x):\n    return x\n")
+    (folder / "data.txt").write_text("7\n")
+
+
+def kind(save: Any) -> Any:
+    KINDS[save.__name__] = save
+    return save
+
+
+def _data() -> Any:
+    import numpy as np
+
+    X = np.random.default_rng(time.time_ns()).random((20, 3))  # noqa: N806
+    return X, (X[:, 0] > 0.5).astype(int)
+
+
+def _frame() -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(_data()[0], columns=["a", "b", "c"])
+
+
+def _sklearn(model: Any, path: Path, **options: Any) -> None:
+    import inspect
+
+    import mlflow.sklearn
+
+    if "skops_trusted_types" in inspect.signature(mlflow.sklearn.save_model).parameters:
+        options.setdefault("serialization_format", "cloudpickle")
+    mlflow.sklearn.save_model(model.fit(*_data()), path, **options)
+
+
+@kind
+def linear(path: Path) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    _sklearn(LinearRegression(), path)
+
+
+@kind
+def linear_with_example(path: Path) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    _sklearn(LinearRegression(), path, input_example=_data()[0][:2])
+
+
+@kind
+def linear_with_frame(path: Path) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    _sklearn(LinearRegression(), path, input_example=_frame())
+
+
+@kind
+def linear_with_extra(path: Path) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    _sklearn(LinearRegression(), path, extra_pip_requirements=["requests"])
+
+
+@kind
+def linear_given(path: Path) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    _sklearn(LinearRegression(), path, pip_requirements=["scikit-learn"])
+
+
+@kind
+def forest(path: Path) -> None:
+    from sklearn.ensemble import RandomForestClassifier
+
+    _sklearn(RandomForestClassifier(5), path, input_example=_data()[0][:2])
+
+
+@kind
+def clusters(path: Path) -> None:
+    from sklearn.cluster import KMeans
+
+    _sklearn(KMeans(2), path)
+
+
+@kind
+def pipeline(path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    _sklearn(make_pipeline(StandardScaler(), LogisticRegression()), path)
+
+
+@kind
+def frame_pipeline(path: Path) -> None:
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    columns = ColumnTransformer([("scaled", StandardScaler(), [0, 1])]).set_output(transform="pandas")
+    _sklearn(make_pipeline(columns, LogisticRegression()), path)
+
+
+@kind
+def user_step_by_reference(path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from userlib.steps import Step
+
+    _sklearn(make_pipeline(Step(), LogisticRegression()), path, input_example=_data()[0][:2])
+
+
+@kind
+def user_step_other_attribute(path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from userlib.steps import Step
+
+    _sklearn(make_pipeline(Step(lazily=True), LogisticRegression()), path, input_example=_data()[0][:2])
+
+
+@kind
+def user_step_by_value(path: Path) -> None:
+    from sklearn.base import BaseEstimator, TransformerMixin
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    class Local(BaseEstimator, TransformerMixin):
+        def fit(self, X: Any, y: Any = None) -> Any:  # noqa: N803
+            return self
+
+        def transform(self, X: Any) -> Any:  # noqa: N803
+            import loguru
+
+            return X if loguru else None
+
+    _sklearn(make_pipeline(Local(), LogisticRegression()), path, input_example=_data()[0][:2])
+
+
+@kind
+def lambda_step(path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    _sklearn(make_pipeline(FunctionTransformer(lambda X: X * 2), LogisticRegression()), path)
+
+
+@kind
+def skops(path: Path) -> None:
+    import mlflow.sklearn
+    from sklearn.linear_model import LogisticRegression
+
+    mlflow.sklearn.save_model(LogisticRegression().fit(*_data()), path)
+
+
+@kind
+def transformer_without_predict(path: Path) -> None:
+    from sklearn.preprocessing import StandardScaler
+
+    _sklearn(StandardScaler(), path)
+
+
+@kind
+def pyfunc_class(path: Path) -> None:
+    import mlflow.pyfunc
+
+    class Local(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+            import scipy
+
+            return model_input if scipy else None
+
+    mlflow.pyfunc.save_model(path, python_model=Local(), input_example=_frame())
+
+
+@kind
+def pyfunc_class_without_example(path: Path) -> None:
+    import mlflow.pyfunc
+    from userlib.models import Model
+
+    mlflow.pyfunc.save_model(path, python_model=Model())
+
+
+@kind
+def pyfunc_class_by_reference(path: Path) -> None:
+    import mlflow.pyfunc
+    from userlib.models import Model
+
+    mlflow.pyfunc.save_model(path, python_model=Model(), input_example=_frame())
+
+
+@kind
+def pyfunc_function(path: Path) -> None:
+    import mlflow.pyfunc
+
+    def predict(model_input: list[str]) -> list[str]:
+        return model_input
+
+    mlflow.pyfunc.save_model(path, python_model=predict, input_example=["a"])
+
+
+@kind
+def pyfunc_from_code(path: Path) -> None:
+    import mlflow.pyfunc
+
+    mlflow.pyfunc.save_model(path, python_model="from_code.py", input_example=_frame())
+
+
+@kind
+def pyfunc_code_paths(path: Path) -> None:
+    import mlflow.pyfunc
+    import shipped
+
+    class Local(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+            return shipped.helper(model_input)
+
+    mlflow.pyfunc.save_model(path, python_model=Local(), code_paths=["shipped.py"])
+
+
+@kind
+def pyfunc_infer_code_paths(path: Path) -> None:
+    import mlflow.pyfunc
+    from userlib.models import Model
+
+    mlflow.pyfunc.save_model(path, python_model=Model(), infer_code_paths=True)
+
+
+@kind
+def pyfunc_loader_module(path: Path) -> None:
+    import mlflow.pyfunc
+
+    mlflow.pyfunc.save_model(path, loader_module="userlib.loader", data_path="data.txt")
+
+
+@kind
+def pyfunc_artifacts(path: Path) -> None:
+    import mlflow.pyfunc
+    from userlib.models import Model
+
+    mlflow.pyfunc.save_model(path, python_model=Model(), artifacts={"data": "data.txt"}, input_example=_frame())
+
+
+@kind
+def lightgbm(path: Path) -> None:
+    import lightgbm
+    import mlflow.lightgbm
+
+    X, y = _data()  # noqa: N806
+    booster = lightgbm.train({"verbose": -1, "min_data_in_leaf": 1}, lightgbm.Dataset(X, y), 2)
+    mlflow.lightgbm.save_model(booster, path)
+
+
+@kind
+def lightgbm_classifier(path: Path) -> None:
+    import inspect
+
+    import mlflow.lightgbm
+    from lightgbm import LGBMClassifier
+
+    options = {}
+    if "serialization_format" in inspect.signature(mlflow.lightgbm.save_model).parameters:
+        options = {"serialization_format": "cloudpickle"}
+    model = LGBMClassifier(n_estimators=2, verbose=-1, min_child_samples=1).fit(*_data())
+    mlflow.lightgbm.save_model(model, path, input_example=_data()[0][:2], **options)
+
+
+@kind
+def statsmodels(path: Path) -> None:
+    import mlflow.statsmodels
+    import statsmodels.api as sm
+
+    X, y = _data()  # noqa: N806
+    mlflow.statsmodels.save_model(sm.OLS(y, X).fit(), path)
+
+
+@kind
+def autologged(path: Path) -> None:
+    import mlflow
+    import mlflow.sklearn
+    from sklearn.linear_model import Ridge
+
+    mlflow.sklearn.autolog(log_datasets=False, silent=True)
+    try:
+        with mlflow.start_run() as run:
+            Ridge().fit(*_data())
+    finally:
+        mlflow.sklearn.autolog(disable=True)
+    mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model", dst_path=str(path))
+
+
+@kind
+def logged(path: Path) -> None:
+    import mlflow
+    from sklearn.linear_model import Lasso
+
+    options = {"artifact_path": "m"} if mlflow.__version__.startswith("2.") else {"name": "m", "serialization_format": "cloudpickle"}
+    with mlflow.start_run():
+        uri = mlflow.sklearn.log_model(Lasso().fit(*_data()), **options).model_uri
+    mlflow.artifacts.download_artifacts(uri, dst_path=str(path))
+
+
+def environment_files(path: Path) -> dict[str, str]:
+    """What MLflow wrote about the environment, and the code that it took along."""
+    import yaml
+
+    files = {}
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if file.name == "MLmodel":
+            model = yaml.safe_load(file.read_text())
+            for key in IDENTITY:
+                model.pop(key, None)
+            files[name] = yaml.safe_dump(model)
+        elif file.name in ("requirements.txt", "conda.yaml", "python_env.yaml") or "code" in file.parts:
+            files[name] = file.read_text() if file.is_file() and file.suffix != ".pyc" else ""
+    return files
+
+
+def main() -> None:
+    out, mode, *names = sys.argv[1:]
+    sys.path.insert(0, "")
+    import logging
+
+    import mlflow
+
+    from pytest_mlctx.services import requirements
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(f"sqlite:///{Path(out).absolute()}/mlflow.db")
+    reuse = requirements.install() if mode == "reuse" else None
+    told: dict[str, Any] = {}
+    started = time.perf_counter()
+    for number, name in enumerate(names):
+        path = Path(out, f"{number}-{name}")
+        began = time.perf_counter()
+        KINDS[name](path)
+        told[f"{number}-{name}"] = {"files": environment_files(path), "seconds": time.perf_counter() - began}
+    statistics = vars(reuse.statistics) if reuse is not None else {}
+    Path(out, "told.json").write_text(
+        json.dumps({"models": told, "statistics": statistics, "seconds": time.perf_counter() - started})
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""An inferring process tells what it read: the real one, with a small script in place of MLflow's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from pytest_mlctx.services.requirements.capture import CHILD
+from pytest_mlctx.services.requirements.distributions import installed
+from pytest_mlctx.services.requirements.observer import value_of
+
+
+class Told(dict):
+    def __getitem__(self, what):
+        return super().get(what)
+
+
+@pytest.fixture
+def observe(tmp_path, monkeypatch):
+    """Runs user code in the process that infers, as a module ``usercode``; gives what was told."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def run(code, **environ):
+        (folder / "usercode.py").write_text(textwrap.dedent(code))
+        script = tmp_path / "script.py"
+        script.write_text(
+            f"import sys\ndef main():\n    sys.path.insert(0, {str(folder)!r})\n    import usercode\n"
+        )
+        now = installed()
+        plan = {
+            "standard": now.standard,
+            "sites": now.sites,
+            "ours": [str(script)],
+            "report": str(tmp_path / "r"),
+        }
+        (tmp_path / "plan").write_text(json.dumps(plan))
+        import os
+
+        subprocess.run(
+            [sys.executable, CHILD, str(tmp_path / "plan"), str(script)],
+            check=True,
+            env={**os.environ, **environ},
+        )
+        told = json.loads((tmp_path / "r").read_text())
+        told["seen"] = Told({(kind, name): value for kind, name, value in told["seen"]})
+        return told
+
+    return run
+
+
+def test_imported_modules_of_the_user_and_what_they_import(observe):
+    Path("deeper.py").write_text("")
+    for _ in range(2):  # from the source, then from the byte code
+        told = observe("import deeper, json, yaml")
+        assert told["seen"]["content", str(Path("deeper.py").absolute())] == value_of("content", "deeper.py")
+        assert {"deeper", "yaml", "usercode"} <= set(told["names"])
+        assert told["user_code"]
+        assert not told["doubts"]
+        assert not [name for kind, name in told["seen"] if kind == "content" and "yaml" in name]
+
+
+def test_modules_that_are_not_there(observe):
+    Path("pack").mkdir()
+    Path("pack/__init__.py").write_text("")
+    told = observe(
+        """
+        for name in ("missing_at_all", "pack.missing"):
+            try:
+                __import__(name)
+            except ImportError:
+                pass
+        """
+    )
+    assert "missing_at_all" in told["names"]
+    assert told["seen"]["exists", str(Path("pack/missing.py").absolute())] == "absent"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "name"),
+    [
+        ("open('data.txt').read()", "content", "data.txt"),
+        ("import pathlib; pathlib.Path('data.txt').read_text()", "content", "data.txt"),
+        ("import os; os.path.exists('data.txt')", "exists", "data.txt"),
+        ("import pathlib; pathlib.Path('data.txt').exists()", "exists", "data.txt"),
+        ("import os; os.path.exists('none.txt')", "exists", "none.txt"),
+        ("import os; os.listdir('.')", "listing", "."),
+        ("import glob; glob.glob('*.txt')", "listing", "."),
+        ("import pathlib; list(pathlib.Path('.').glob('*.txt'))", "listing", "."),
+        ("import configparser; configparser.ConfigParser().read('data.txt')", "content", "data.txt"),
+    ],
+)
+def test_files_that_user_code_asks_for(observe, code, kind, name):
+    Path("data.txt").write_text("[a]\n")
+    told = observe(code)
+    path = str(Path(name).absolute())
+    assert told["seen"][kind, path] == value_of(kind, path)
+    assert told["seen"]["folder", ""] == str(Path.cwd())
+    assert not told["doubts"]
+
+
+def test_what_it_wrote_itself_is_no_dependency(observe):
+    told = observe("open('own.txt', 'w').write('a'); open('own.txt').read()")
+    assert ("content", str(Path("own.txt").absolute())) not in told["seen"]
+
+
+@pytest.mark.parametrize("code", ["os.environ['ASKED']", "os.getenv('ASKED')", "'ASKED' in os.environ"])
+def test_environment_variables(observe, code):
+    told = observe(f"import os; {code}", ASKED="1", NOT_ASKED="1")
+    assert ("environ", "ASKED") in told["seen"]
+    assert ("environ", "NOT_ASKED") not in told["seen"]
+
+
+def test_a_variable_that_libraries_read_loosely_counts_fully_when_user_code_reads_it(observe):
+    told = observe("import os; os.environ.get('MLFLOW_TRACKING_URI')")
+    assert ("environ", "MLFLOW_TRACKING_URI") in told["seen"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', ''])",
+        "import os; os.system('true')",
+        "import socket; socket.socket().connect_ex(('127.0.0.1', 9))",
+        "import sqlite3; sqlite3.connect(':memory:')",
+        "open('/proc/self/status').read()",
+    ],
+)
+def test_what_cannot_be_checked_later_is_a_doubt(observe, code):
+    assert observe(code)["doubts"]
+
+
+def test_a_library_that_looks_at_the_machine_is_none(observe):
+    told = observe("import psutil, joblib; joblib.cpu_count(); psutil.virtual_memory()")
+    assert not told["doubts"]
+
+
+def test_secrets_are_told_as_hashes_only(observe, tmp_path):
+    Path("token.txt").write_text("hunter2-content")
+    told = observe("import os; os.environ['TOKEN']; open('token.txt').read()", TOKEN="hunter2-variable")
+    assert told["seen"]["content", str(Path("token.txt").absolute())]
+    assert "hunter2" not in (tmp_path / "r").read_text()

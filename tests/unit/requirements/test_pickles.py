@@ -1,0 +1,128 @@
+"""A pickle read without loading it tells what decides imports, and not what a model learned."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import cloudpickle
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from pytest_mlctx.services.requirements.pickles import UnreadableError, read_pickle, read_skops
+
+
+def learned(model, seed):
+    generator = np.random.default_rng(seed)
+    data = generator.random((40, 3))
+    return model.fit(data, data[:, 0] * np.pi if isinstance(model, Pipeline) else data[:, 0] > 0.5)
+
+
+def tokens(value, strict):
+    return read_pickle(cloudpickle.dumps(value)).tokens(strict)
+
+
+class Step:
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+
+@pytest.mark.parametrize("model", [LogisticRegression, lambda: RandomForestClassifier(3)])
+def test_what_was_learned_is_no_part_of_it(model):
+    assert tokens(learned(model(), 1), strict=False) == tokens(learned(model(), 2), strict=False)
+
+
+def test_learned_coefficients_are_none_beside_user_code_either():
+    def model(seed):
+        return learned(make_pipeline(FunctionTransformer(np.abs), StandardScaler(), Ridge()), seed)
+
+    assert tokens(model(1), strict=True) == tokens(model(2), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (LogisticRegression(), LogisticRegression(solver="saga")),
+        (LogisticRegression(), LogisticRegression(fit_intercept=False)),
+        (LogisticRegression(), StandardScaler()),
+        (make_pipeline(StandardScaler(with_mean=False)), make_pipeline(StandardScaler())),
+    ],
+)
+def test_a_class_a_string_or_a_boolean_makes_another_kind(one, other):
+    assert tokens(one, strict=False) != tokens(other, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"mode": 1}, {"mode": 2}),
+        ({"mode": 0.5}, {"mode": 0.25}),
+        ({"mode": np.int64(1)}, {"mode": np.int64(2)}),
+        ({"mode": np.array([True, False])}, {"mode": np.array([False, True])}),
+        ({"mode": b"a"}, {"mode": b"b"}),
+        ({"mode": {"a", "b"}}, {"mode": {"a", "c"}}),
+        ({"a": True, "b": False}, {"a": False, "b": True}),
+        ({"order": ["x", "y"]}, {"order": ["y", "x"]}),
+        ({"mode": None}, {"mode": ()}),
+    ],
+)
+def test_user_code_may_act_on_any_value(one, other):
+    assert tokens(Step(**one), strict=True) != tokens(Step(**other), strict=True)
+
+
+def test_code_by_value_is_part_of_it():
+    assert tokens(lambda x: x + 1, strict=True) != tokens(lambda x: x + 2, strict=True)
+    assert read_pickle(cloudpickle.dumps(lambda x: x)).by_value
+
+
+def test_a_class_by_value_reads_the_same_in_each_process():
+    program = (
+        "import cloudpickle, sys\n"
+        "class Step:\n"
+        "    names = {'a', 'b', 'c', 'd'}\n"
+        "    def run(self, x): return x in {'u', 'v', 'w', 'x'}\n"
+        "sys.stdout.buffer.write(cloudpickle.dumps(Step()))"
+    )
+    one, other = (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert one != other
+    assert read_pickle(one).tokens(True) == read_pickle(other).tokens(True)
+
+
+class Danger:
+    def __reduce__(self):
+        return (pytest.fail, ("the pickle was loaded",))
+
+
+def test_nothing_is_called():
+    assert "_pytest.outcomes" in read_pickle(pickle.dumps(Danger())).modules
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x04", b"no pickle", pickle.dumps(1) + b"more", b"\x80\x04\x82\x01."]
+)
+def test_what_is_no_plain_pickle_is_refused(content):
+    with pytest.raises(UnreadableError):
+        read_pickle(content)
+
+
+def test_skops_files_differ_by_what_they_name_alone():
+    skops = pytest.importorskip("skops.io")
+
+    def schema(model):
+        with zipfile.ZipFile(io.BytesIO(skops.dumps(model))) as archive:
+            return read_skops(archive.read("schema.json"))
+
+    one = schema(learned(LogisticRegression(), 1))
+    assert one.tokens(False) == schema(learned(LogisticRegression(), 2)).tokens(False)
+    assert one.tokens(False) != schema(learned(LogisticRegression(solver="saga"), 1)).tokens(False)
+    assert "sklearn.linear_model._logistic" in one.modules
