@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         RunConfig,
         Service,
         ServiceError,
+        reuse_requirements,
     )
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "RunConfig",
     "Service",
     "ServiceError",
+    "reuse_requirements",
 ]
 
 # Whoever names the package as a plugin means the plugin.

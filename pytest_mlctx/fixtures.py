@@ -125,7 +125,10 @@ def alerts_outbox(alerts_service: AlertsService) -> Iterator[list[Alert]]:
 @pytest.fixture(scope="session")
 def _mlctx_hermetic(request: pytest.FixtureRequest, _mlctx_folder: Path) -> Iterator[None]:
     """The environment and the temporary store of the session's MLflow."""
-    with Session.of(request.config).hermetic.in_force(_mlctx_folder):
+    session = Session.of(request.config)
+    if session.settings.requirements == "auto":
+        session.reuse_requirements(always=False)
+    with session.hermetic.in_force(_mlctx_folder):
         yield
 
 

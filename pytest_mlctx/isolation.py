@@ -1,4 +1,4 @@
-"""A test and its store: taken back, before each test, to what the living fixtures of higher scope left in it."""
+"""A test and its store: taken back before each test to what living fixtures of higher scope left in it."""
 
 from __future__ import annotations
 

@@ -12,8 +12,6 @@ from pytest_mlctx.session import Autouse, Session
 if TYPE_CHECKING:
     import argparse
 
-pytest_plugins = ("pytest_mlctx.fixtures",)
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
@@ -33,6 +31,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Read the settings; a bad value ends the session here, but not ``--help`` and its like."""
+    # Not by `pytest_plugins`: where this plugin was taken off again, its fixtures would stay.
+    config.pluginmanager.import_plugin("pytest_mlctx.fixtures")
     if Session.key not in config.stash:
         try:
             _begin(config, config.option)
@@ -78,14 +78,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Tell what the tests left changed; their reports carry it, those of xdist's workers too."""
+    """Tell what the tests left changed and what their models took; reports carry it, xdist's too."""
     session = config.stash.get(Session.key, None)
-    reports = (report for category in terminalreporter.stats.values() for report in category)
-    if session is None or not (found := [report for report in reports if hasattr(report, "mlctx_leaks")]):
+    reports = [report for category in terminalreporter.stats.values() for report in category]
+    if session is None or not any(
+        {"mlctx_leaks", "mlctx_models"} & vars(report).keys() for report in reports
+    ):
         return
     from pytest_mlctx import report as room
 
-    if session.judges_every_test:
+    leaks = room.leaks(session.settings.leaks, reports)
+    if leaks and session.judges_every_test:
         terminalreporter.section("mlctx: left changed, and put back")
-    for line in room.leaks(session.settings.leaks, found):
+    for line in (*leaks, *room.models(reports)):
         terminalreporter.write_line(line)

@@ -16,7 +16,7 @@ _FIXTURES = {
     "alerts_service": {"alerts_service", "alerts_outbox"},
 }
 # Shown where they were given; what they say is of interest to nobody else.
-_MODES = ("isolation", "remote", "leaks")
+_MODES = ("isolation", "remote", "requirements", "leaks")
 
 
 def wanted(config: pytest.Config) -> bool:
@@ -76,3 +76,14 @@ def leaks(mode: str, reports: Iterable[object]) -> list[str]:
         return []
     tests = "1 test" if len(found) == 1 else f"{len(found)} tests"
     return [f"mlctx: {tests} left the global context changed, it was put back: --mlctx-leaks=warn tells what"]
+
+
+def models(reports: Iterable[object]) -> list[str]:
+    """What became of the requirements of models, where inferring them took more than a second."""
+    told = [report.mlctx_models for report in reports if hasattr(report, "mlctx_models")]
+    seconds = sum(of_a_test["seconds"] for of_a_test in told)
+    if seconds <= 1:
+        return []
+    reused, inferred = (sum(of_a_test[what] for of_a_test in told) for what in ("reused", "inferred"))
+    lines = [f"mlctx: requirements of {inferred} kinds of model inferred in {seconds:.1f} s, {reused} reused"]
+    return lines + [f"mlctx: {why}" for why in sorted({one["refused"] for one in told if one["refused"]})]

@@ -81,6 +81,8 @@ class Session:
         """Register the hooks that follow each test, where one is known to use a service or all are judged."""
         if items and (self.judges_every_test or self.used_by(items)):
             self._register()
+        if items and self.settings.requirements == "reuse":
+            self.reuse_requirements(always=True)
 
     def activate(self, request: pytest.FixtureRequest) -> None:
         """Follow each test from now on: the first service is about to start for this request."""
@@ -95,6 +97,16 @@ class Session:
             self._config.add_cleanup(state.watch(self._config.rootpath))
             self._config.pluginmanager.register(self.guard, "mlctx-guard")
             self._config.pluginmanager.register(self.tracking, "mlctx-tracking")
+
+    def reuse_requirements(self, *, always: bool) -> None:
+        """Reuse what MLflow infers of models until the session ends, always or on a temporary store only."""
+        if self._config.pluginmanager.hasplugin("mlctx-models"):
+            return
+        from pytest_mlctx.models import Models
+
+        models = Models(always=always)
+        self._config.pluginmanager.register(models, "mlctx-models")
+        self._config.add_cleanup(models.close)
 
     @cached_property
     def artifacts(self) -> Artifacts:

@@ -100,6 +100,14 @@ OPTIONS = (
         default="refuse",
         choices=("refuse", "redirect", "allow"),
     ),
+    Option(
+        "requirements",
+        "how log_model and save_model come by pip requirements that the code does not give: infer them each "
+        "time, as MLflow does; reuse them for each kind of model, in every test; auto: reuse them on a "
+        "temporary store",
+        default="auto",
+        choices=("auto", "infer", "reuse"),
+    ),
     Option("tag", "tag every run; repeatable", metavar="KEY=VALUE", repeatable=True, ini_type="linelist"),
     Option(
         "alerts",
@@ -133,6 +141,7 @@ class Settings(NamedTuple):
     registry_uri: str | None
     isolation: Literal["auto", "session", "test"]
     remote: Literal["refuse", "redirect", "allow"]
+    requirements: Literal["auto", "infer", "reuse"]
     tags: Mapping[str, str]
     alerts: Literal["console", "desktop", "off"]
     leaks: Literal["auto", "off", "warn", "error"]

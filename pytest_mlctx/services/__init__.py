@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pytest_mlctx.services.base import Service, ServiceError
     from pytest_mlctx.services.logger import LoggerService
     from pytest_mlctx.services.mlflow import MlflowService, RunConfig
+    from pytest_mlctx.services.requirements import reuse_requirements
 
 __all__ = [
     "Alert",
@@ -19,6 +20,7 @@ __all__ = [
     "RunConfig",
     "Service",
     "ServiceError",
+    "reuse_requirements",
 ]
 
 _HOMES = {
@@ -29,6 +31,7 @@ _HOMES = {
     "RunConfig": "mlflow",
     "Service": "base",
     "ServiceError": "base",
+    "reuse_requirements": "requirements",
 }
 
 if not TYPE_CHECKING:  # to type checkers a name that is not above is a mistake

@@ -92,7 +92,7 @@ def _known(state: State, later: State) -> Mapping[Cell, object]:
 
 
 def _differences(before: State, after: State) -> list[tuple[Kind, Change]]:
-    old, new = _known(before, after), after.cells
+    old, new = _known(before, after), _known(after, before)
     changed = [cell for cell, value in new.items() if not same(old.get(cell, ABSENT), value)]
     changed += [cell for cell in old if cell not in new]
     if not changed:
