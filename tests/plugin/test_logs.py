@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.usefixtures("ours_imported", "no_other_plugin")
 
-# loguru's documentation, "Entirely compatible with standard logging" and "Making things work with Pytest and caplog".
+# The recipes of loguru's documentation: compatibility with logging, and with caplog.
 INTERCEPT = """
     import inspect, logging
     from loguru import logger
@@ -93,7 +93,8 @@ def test_caplog_sees_every_level_with_the_loggers_own_place(pytester: pytest.Pyt
                 for name, number in [("trace", 5), ("debug", 10), ("info", 20), ("success", 25),
                                      ("warning", 30), ("error", 40), ("critical", 50)]
             ]
-            assert [record.levelname for record in caplog.records][:4] == ["TRACE", "DEBUG", "INFO", "SUCCESS"]
+            names = [record.levelname for record in caplog.records]
+            assert names[:4] == ["TRACE", "DEBUG", "INFO", "SUCCESS"]
             assert caplog.messages[3] == "success 1"
             record = caplog.records[0]
             assert (record.filename, record.funcName, record.module) == (
@@ -277,7 +278,7 @@ RECIPES = {
     ),
     "InterceptHandler on a logger that does not": (
         INTERCEPT,
-        "logging.getLogger('third').addHandler(InterceptHandler()); logging.getLogger('third').propagate = False",
+        "third.addHandler(InterceptHandler()); third.propagate = False",
     ),
     "InterceptHandler and a patched callHandlers": (
         INTERCEPT,
@@ -311,7 +312,7 @@ def test_each_record_comes_once_beside_the_recipes(pytester: pytest.Pytester, re
             {line}
             yield
             logging.root.handlers[:] = handlers
-            third.handlers[:] = [handler for handler in third.handlers if "_pytest" in type(handler).__module__]
+            third.handlers[:] = [each for each in third.handlers if "_pytest" in type(each).__module__]
             third.propagate = True
 
         def test_once(logger_service, recipe, caplog, pytestconfig):
