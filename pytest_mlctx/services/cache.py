@@ -123,7 +123,7 @@ def user() -> Cache:
     """The user's own cache: ``MLCTX_CACHE_DIR``, else the platform's cache folder for this user."""
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
-        return at(Path(named).expanduser().absolute())
+        return at(Path(os.path.expanduser(named)).absolute())  # noqa: PTH111  # as it is, without such a user
     from platformdirs import user_cache_path
 
     try:

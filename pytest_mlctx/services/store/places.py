@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -38,10 +39,10 @@ def artifacts_beside(path: Path) -> Path:
 def artifact_uri(folder: Path) -> str:
     """``folder`` as MLflow takes it for an artifact location.
 
-    A plain path, as MLflow itself writes; a ``file:`` URI where MLflow would read a plain one wrong
-    (its ``LocalArtifactRepository`` decodes ``%41``).
+    A plain path, as MLflow itself writes; a ``file:`` URI on Windows, as it does there, and where it would
+    read a plain one wrong (its ``LocalArtifactRepository`` decodes ``%41``).
     """
-    return folder.as_uri() if {"%", "?", "#"} & set(str(folder)) else str(folder)
+    return folder.as_uri() if os.name == "nt" or {"%", "?", "#"} & set(str(folder)) else str(folder)
 
 
 def temporary_folder() -> Path:

@@ -47,6 +47,7 @@ class Store:
         self._artifacts = places.artifacts_beside(path)
         self._lock = threading.Lock()
         self._connected: sqlite3.Connection | None = None
+        self._latest: Savepoint | None = None
         self._process = os.getpid()
         image = template.image(fallback)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,8 @@ class Store:
     def savepoint(self) -> Savepoint:
         """What the store holds now."""
         with self._lock:
-            return Savepoint.take(self._connection())
+            self._latest = Savepoint.take(self._connection(), self._latest)
+            return self._latest
 
     def data_version(self) -> int:
         """A number that changes when somebody else has written to the store (SQLite's ``data_version``)."""
@@ -105,8 +107,8 @@ class Store:
     def close(self) -> None:
         """Let go of the file, and of the folder that was made for it; further use opens it again."""
         with self._lock:
-            if self._connected is not None and self._process == os.getpid():
-                self._connected.close()
+            if self._connected is not None:
+                _close(self._connected, self._process)
             self._connected = None
         if self._remove is not None:
             self._remove()
@@ -115,11 +117,12 @@ class Store:
         """Ours alone and kept open: to read the schema again costs more than going back."""
         if self._process != os.getpid():
             # SQLite's connections don't survive a fork; closing the parent's would be wrong as well.
-            self._inherited, self._connected, self._process = self._connected, None, os.getpid()
+            self._connected, self._process = None, os.getpid()
         if self._connected is None:
             self._connected = sqlite3.connect(
                 self.path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False
             )
+            weakref.finalize(self, _close, self._connected, self._process)
             self._connected.execute("PRAGMA synchronous = OFF")
         return self._connected
 
@@ -137,6 +140,11 @@ def store_at(path: Path) -> Store | None:
 def is_temporary(uri: str) -> bool:
     """Whether this is the URI of a store of ours."""
     return any(store.uri == uri for store in [*_stores.values()])
+
+
+def _close(connection: sqlite3.Connection, process: int) -> None:
+    if process == os.getpid():
+        connection.close()
 
 
 def _remove(folder: Path, process: int) -> None:
