@@ -8,10 +8,31 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from loguru import Message, Record
+
+
+class _Stderr:
+    """The stderr of the moment of use."""
+
+    def __init__(self, now: TextIO) -> None:
+        self._now = now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._now if sys.stderr is self else sys.stderr, name)
+
+
+def load_loguru() -> None:
+    """Import loguru. Its default handler keeps the stderr of that moment: pytest's, closed after the session."""
+    if "loguru" not in sys.modules:
+        now = sys.stderr
+        sys.stderr = cast(TextIO, _Stderr(now))
+        try:
+            import loguru  # noqa: F401
+        finally:
+            sys.stderr = now
 
 
 @contextmanager

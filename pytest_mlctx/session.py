@@ -91,8 +91,10 @@ class Session:
 
     def _register(self) -> None:
         if not self.active:
+            from pytest_mlctx.logs import load_loguru
             from pytest_mlctx.services import state
 
+            load_loguru()
             self.active = True
             self._config.add_cleanup(state.watch(self._config.rootpath))
             self._config.pluginmanager.register(self.guard, "mlctx-guard")

@@ -91,6 +91,9 @@ def _experiment(name: str, value: str, _: Path) -> str:
 
 
 def _log_level(name: str, value: str, _: Path) -> str:
+    from pytest_mlctx.logs import load_loguru
+
+    load_loguru()
     from loguru import logger
 
     try:
