@@ -6,6 +6,7 @@ import logging
 import re
 
 import pytest
+from state_changes import LOGGING_CHANGES
 
 from pytest_mlctx.services import state
 
@@ -21,23 +22,9 @@ def told(before: state.State) -> list[str | None]:
     return [change.sentence for change in state.compare(before, state.capture("logging"))]
 
 
-CHANGES = {
-    "disabled": (lambda: logging.disable(logging.ERROR), "logging disabled up to ERROR"),
-    "level": (
-        lambda: logging.root.setLevel(logging.DEBUG - 3),
-        "level of the root logger changed to Level 7",
-    ),
-    "level renamed": (lambda: logging.addLevelName(logging.INFO, "NOTE"), "logging level 20 renamed"),
-    "handler": (
-        lambda: logging.root.addHandler(logging.StreamHandler()),
-        "root logging handler <StreamHandler .*> left",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", LOGGING_CHANGES)
 def test_a_change_is_told_and_undone_again_and_again(name, before):
-    change, sentence = CHANGES[name]
+    change, sentence = LOGGING_CHANGES[name]
     for _ in range(2):
         change()
         assert any(one and re.match(sentence, one) for one in told(before)), told(before)

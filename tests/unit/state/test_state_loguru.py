@@ -8,10 +8,9 @@ import threading
 
 import pytest
 from loguru import logger
+from state_changes import LOGURU_CHANGES
 
 from pytest_mlctx.services import state
-
-HELD = []  # collected, a context manager ends what it has opened
 
 
 @pytest.fixture(autouse=True)
@@ -35,38 +34,9 @@ def before(lines):
     return state.capture("loguru", "logging")
 
 
-def contextualize():
-    HELD.append(logger.contextualize(task=1))
-    HELD[-1].__enter__()
-
-
-CHANGES = {
-    "handler added": (
-        lambda: logger.add(lambda message: None),
-        [r"loguru handler \d+ left, with the sink <lambda>"],
-    ),
-    "handlers removed": (logger.remove, [r"loguru handler \d+ removed"]),
-    "handlers replaced": (
-        lambda: logger.configure(handlers=[{"sink": lambda message: None}]),
-        [r"loguru handler \d+ left", r"loguru handler \d+ removed"],
-    ),
-    "extra": (lambda: logger.configure(extra={"user": "hunter2"}), ["loguru's extra 'user' set$"]),
-    "patcher": (lambda: logger.configure(patcher=lambda record: None), ["loguru's patcher changed"]),
-    "level": (lambda: logger.level("NOTE", no=22), ["loguru level NOTE added"]),
-    "level changed": (
-        lambda: logger.level("INFO", color="<red>", icon="!"),
-        ["loguru level INFO changed"],
-    ),
-    "disabled": (lambda: logger.disable("package.module"), ["loguru disabled for `package.module`"]),
-    "disabled for all": (lambda: logger.disable(""), ["loguru disabled for all modules"]),
-    "disabled without a name": (lambda: logger.disable(None), ["loguru disabled for modules without a name"]),
-    "context": (contextualize, [r"loguru's contextualize\(task=…\) left open"]),
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", LOGURU_CHANGES)
 def test_a_change_is_told_and_undone_again_and_again(name, before, lines):
-    change, sentences = CHANGES[name]
+    change, sentences = LOGURU_CHANGES[name]
     handlers = {**logger._core.handlers}
     for turn in range(2):
         if name == "level" and turn:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
-import os
 import re
 import threading
 import time
@@ -13,31 +11,11 @@ import mlflow
 import mlflow.deployments
 import pytest
 from mlflow import MlflowClient
+from state_changes import HELD, MLFLOW_3, MLFLOW_CHANGES, open_span
 
 from pytest_mlctx.services import state
 
-MLFLOW_3 = int(mlflow.__version__.split(".")[0]) >= 3
 mlflow_3_only = pytest.mark.skipif(not MLFLOW_3, reason="MLflow 2 does not have it")
-
-
-def in_thread(work) -> None:
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-
-
-def set_trace_destination():
-    if MLFLOW_3:
-        from mlflow.entities.trace_location import MlflowExperimentLocation
-
-        mlflow.tracing.set_destination(MlflowExperimentLocation("0"))
-    else:
-        from mlflow.tracing.destination import MlflowExperiment
-
-        mlflow.tracing.set_destination(MlflowExperiment("0"))
-
-
-HELD = []  # collected, a context manager ends what it has opened
 
 
 @pytest.fixture(autouse=True)
@@ -46,82 +24,9 @@ def held(before):
     HELD.clear()
 
 
-def open_span():
-    HELD.append(mlflow.start_span("forgotten"))
-    HELD[-1].__enter__()
-
-
-def register_store():
-    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
-
-    _tracking_store_registry.register("mine", lambda store_uri, artifact_uri=None: None)
-
-
-CHANGES = {
-    "open run": (mlflow.start_run, [r"run \w{8}… \([\w-]+\) left open"]),
-    "named run": (lambda: mlflow.start_run(run_name="mine"), [r"run \w{8}… \(mine\) left open"]),
-    "nested runs": (
-        lambda: [mlflow.start_run(run_name="outer"), mlflow.start_run(run_name="inner", nested=True)],
-        [r"run .* \(outer\) left open", r"run .* \(inner\) left open"],
-    ),
-    "run of an ended thread": (
-        lambda: in_thread(mlflow.start_run),
-        [r"run .* left open in another thread"],
-    ),
-    "tracking URI": (
-        lambda: mlflow.set_tracking_uri("http://user:hunter2@example.invalid/?token=hunter2"),
-        [r"tracking URI changed to http://\*\*\*@example\.invalid/\?token=\*\*\*$"],
-    ),
-    "registry URI": (
-        lambda: mlflow.set_registry_uri("sqlite:///other.db"),
-        ["registry URI changed to sqlite:///other.db"],
-    ),
-    "experiment": (lambda: mlflow.set_experiment("second"), [r"active experiment changed to \d+"]),
-    "autologging of a flavor": (lambda: mlflow.sklearn.autolog(), ["autologging of sklearn left on"]),
-    "autologging of a flavor off": (
-        lambda: mlflow.sklearn.autolog(disable=True),
-        ["autologging of sklearn configured otherwise"],
-    ),
-    "autologging": (lambda: mlflow.autolog(), ["autologging left on"]),
-    "system metrics off": (
-        mlflow.disable_system_metrics_logging,
-        ["`MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` set"],
-    ),
-    "asynchronous logging": (mlflow.config.enable_async_logging, ["`MLFLOW_ENABLE_ASYNC_LOGGING` set"]),
-    "tracing off": (lambda: mlflow.tracing.disable(), ["tracing disabled"]),
-    "trace destination": (set_trace_destination, ["tracing destination set"]),
-    "open span": (open_span, ["span 'forgotten' left open"]),
-    "variable set": (
-        lambda: os.environ.update(MLFLOW_EXPERIMENT_NAME="x"),
-        ["`MLFLOW_EXPERIMENT_NAME` set"],
-    ),
-    "variable changed": (
-        lambda: os.environ.update(MLFLOW_TRACKING_URI="sqlite:///x.db"),
-        ["`MLFLOW_TRACKING_URI` changed"],
-    ),
-    "variable deleted": (
-        lambda: os.environ.pop("MLFLOW_TRACKING_URI", None),
-        ["`MLFLOW_TRACKING_URI` deleted"],
-    ),
-    "deployments target": (
-        lambda: mlflow.deployments.set_deployments_target("http://localhost:1"),
-        ["deployments target changed to http://localhost:1"],
-    ),
-    "store of a scheme": (register_store, ["tracking store for the scheme 'mine' registered"]),
-    "level of the logger": (
-        lambda: logging.getLogger("mlflow").setLevel("CRITICAL"),
-        ["level of MLflow's logger changed to CRITICAL"],
-    ),
-    "logging off": (
-        lambda: mlflow.utils.logging_utils.disable_logging(),
-        ["MLflow's logging disabled"],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", MLFLOW_CHANGES)
 def test_a_change_is_told_and_undone_again_and_again(name, undone):
-    change, sentences = CHANGES[name]
+    change, sentences = MLFLOW_CHANGES[name]
     for _ in range(2):
         change()
         told = undone()
