@@ -27,14 +27,16 @@ def _running(kind: type[S], fields: dict[str, Any], fixture: str) -> Iterator[S]
 
     from pytest_mlctx.services import ServiceError
 
+    mistake = ""
     try:
         service = kind(**fields)
         service.start()
     except ValidationError as error:
-        sentences = [_sentence(kind, fixture, details) for details in error.errors(include_url=False)]
-        pytest.fail(" ".join(sentences), pytrace=False)
+        mistake = " ".join(_sentence(kind, fixture, details) for details in error.errors(include_url=False))
     except ServiceError as error:
-        pytest.fail(str(error), pytrace=False)
+        mistake = str(error)
+    if mistake:  # failed here, where no other exception is shown with it
+        pytest.fail(mistake, pytrace=False)
     try:
         yield service
     finally:

@@ -28,6 +28,9 @@ _SET_ASIDE = (
     "MLFLOW_TRACE_ENABLE_OTLP_DUAL_EXPORT",
     "MLFLOW_WORKSPACE",
     "MLFLOW_READ_REPLICA_BACKEND_STORE_URI",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",  # MLflow 2 has no other switch for its export
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 )
 _SILENCED = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_OTLP_EXPORTER": "false"}
 # A suite does not wait minutes for a server that is gone; whoever set these had a reason.
@@ -59,12 +62,16 @@ class Hermetic:
     @property
     def tracking_uri(self) -> str:
         """Where the tests track."""
-        return self._settings.tracking_uri or self.store_uri or ""
+        from pytest_mlctx.services import secrets
+
+        return secrets.discreet(self._settings.tracking_uri or self.store_uri or "")
 
     @property
     def registry_uri(self) -> str:
         """Where the tests register models."""
-        return self._settings.registry_uri or self.tracking_uri
+        from pytest_mlctx.services import secrets
+
+        return secrets.discreet(self._settings.registry_uri or self.tracking_uri)
 
     @contextmanager
     def early(self) -> Iterator[None]:
@@ -124,4 +131,9 @@ class Hermetic:
         os.environ["MLFLOW_TRACKING_URI"] = self.tracking_uri
         os.environ["MLFLOW_REGISTRY_URI"] = self.registry_uri
         if self.store_uri is not None:
+            from pytest_mlctx.services import store
+
             os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"
+            # Where a child process keeps the artifacts of a new experiment.
+            root = store.artifacts_beside(Path(self.store_uri.removeprefix("sqlite:///")))
+            os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = store.artifact_uri(root)

@@ -212,7 +212,7 @@ def _ask_server(field: str, uri: str) -> None:
             "GET",
             params={"experiment_name": "Default"},
             max_retries=0,
-            timeout=2,
+            timeout=DEADLINE,
             raise_on_status=False,
         )
         return response.status_code, response.text

@@ -32,6 +32,9 @@ else:
 """
 
 
+_FIRST_QUESTION = "api/2.0/mlflow/experiments/get?experiment_id=0"  # opens the store, which takes its time
+
+
 @contextlib.contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
     """A real MLflow server on loopback: its app in one process, its store and artifacts in the folder."""
@@ -71,7 +74,7 @@ def _await(url: str, process: subprocess.Popen[str], log: Path) -> None:
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(urllib.error.URLError, OSError):
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+            urllib.request.urlopen(f"{url}/{_FIRST_QUESTION}", timeout=30).close()
             return
         time.sleep(0.1)
     raise RuntimeError(f"the server did not come up: {log.read_text()}")

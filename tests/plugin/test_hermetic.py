@@ -1,0 +1,340 @@
+"""What tests track stays in pytest's temporary folder, whatever the environment says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import mlflow
+import pytest
+
+MLFLOW_3 = int(mlflow.__version__.partition(".")[0]) >= 3
+
+pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
+
+
+class Server:
+    """A server on loopback that takes note of each request."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self.requests: list[bytes] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = self._server.accept()[0]
+                self.requests.append(connection.recv(65536))
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                connection.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+
+@pytest.fixture
+def production() -> Iterator[Server]:
+    """The server that nothing may reach."""
+    server = Server()
+    yield server
+    server.close()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything in the folder but the caches of pytest and Python."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+        if not {"__pycache__", ".pytest_cache"} & set(path.parts)
+    }
+
+
+EVERYTHING = """
+    import os
+    import mlflow
+    from sklearn.linear_model import LinearRegression
+
+    def test_everything(mlflow_service):
+        with mlflow.start_run():
+            mlflow.log_metric("loss", 0.5)
+            mlflow.log_text("text", "note.txt")
+            model = LinearRegression().fit([[1.0], [2.0]], [2.0, 4.0])
+            logged = mlflow.sklearn.log_model(
+                model, "model", pip_requirements=[], serialization_format="cloudpickle"
+            )
+            mlflow.register_model(logged.model_uri, mlflow_service.registry_name)
+        loaded = mlflow.sklearn.load_model(f"models:/{mlflow_service.registry_name}/1")
+        assert loaded.predict([[3.0]]).round(6).tolist() == [6.0]
+        mlflow.set_experiment("another")
+        with mlflow.start_run() as run:
+            mlflow.log_text("text", "note.txt")
+        assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/note.txt") == "text"
+        mlflow.MlflowClient().create_experiment("a third")
+        with mlflow.start_span("span"):
+            pass
+        assert len(mlflow.search_traces(return_type="list")) == 1
+"""
+if not MLFLOW_3:
+    EVERYTHING = EVERYTHING.replace('(return_type="list")', "()")
+
+
+RUNS = """
+    import mlflow
+
+    def test_runs(mlflow_service):
+        with mlflow.start_run() as run:
+            mlflow.log_metric("loss", 0.5)
+            mlflow.log_text("text", "note.txt")
+        assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/note.txt") == "text"
+        mlflow.MlflowClient().create_registered_model("m")
+        with mlflow.start_span("span"):
+            pass
+        assert len(mlflow.search_traces(locations=[run.info.experiment_id], return_type="list")) == 1
+"""
+if not MLFLOW_3:
+    RUNS = RUNS.replace("locations=", "").replace(', return_type="list"', "")
+
+
+def test_the_checkout_is_byte_for_byte_what_it_was(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(EVERYTHING)
+    (pytester.path / "mlruns").mkdir()
+    (pytester.path / "mlruns" / "developers.txt").write_text("own")
+    before = files(pytester.path)
+    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+    assert files(pytester.path) == before
+
+
+@pytest.mark.parametrize("name", ["with space #1 größer ☂", "what? %41 50%"])
+def test_a_temporary_folder_of_any_name(pytester: pytest.Pytester, name: str) -> None:
+    pytester.makepyfile(EVERYTHING)
+    home = pytester.path / "home"
+    home.mkdir()
+    before = files(pytester.path)
+    pytester.runpytest_inprocess(
+        f"--basetemp={pytester.path.parent / (pytester.path.name + name)}"
+    ).assert_outcomes(passed=1)
+    assert files(pytester.path) == before
+
+
+@pytest.mark.parametrize("autouse", [True, False])
+def test_nothing_reaches_the_store_of_the_environment(
+    pytester: pytest.Pytester, production: Server, monkeypatch: pytest.MonkeyPatch, autouse: bool
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:hunter2@{production.url[7:]}")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", production.url)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "production")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    monkeypatch.setenv("MLFLOW_TRACE_SAMPLING_RATIO", "0")
+    pytester.makeini("[pytest]\nmlctx_autouse = mlflow" if autouse else "[pytest]")
+    pytester.makepyfile(RUNS)
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["mlctx: *MLFLOW_TRACKING_URI=http://[*][*][*]@127.0.0.1:* not followed*"])
+    assert "hunter2" not in result.stdout.str()
+    assert production.requests == []
+    assert os.environ["MLFLOW_REGISTRY_URI"] == production.url
+    assert os.environ["MLFLOW_TRACE_SAMPLING_RATIO"] == "0"
+
+
+def test_nothing_reaches_a_real_store_of_the_environment(
+    pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_mlctx.services import store
+
+    store.fill(tmp_path / "real.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/real.db")
+    before = files(tmp_path)
+    pytester.makepyfile(RUNS)
+    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+    assert files(tmp_path) == before
+
+
+LIBRARY = """
+    import os
+    import mlflow
+
+    def logger(tracking_uri=os.getenv("MLFLOW_TRACKING_URI")):
+        return mlflow.MlflowClient(tracking_uri=tracking_uri)
+"""
+
+
+def test_with_autouse_a_library_that_was_imported_by_a_conftest_is_bound_to_our_store(
+    pytester: pytest.Pytester, production: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", production.url)
+    pytester.makeini("[pytest]\nmlctx_autouse = mlflow")
+    pytester.makepyfile(
+        library=LIBRARY,
+        conftest="import library",
+        test_it="""
+            import library
+            import mlflow
+
+            def test_run():
+                client = library.logger()
+                run = client.create_run("0")
+                client.log_text(run.info.run_id, "text", "note.txt")
+                assert mlflow.get_run(run.info.run_id).info.artifact_uri.startswith("/")
+        """,
+    )
+    before = files(pytester.path)
+    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+    assert production.requests == []
+    assert os.environ["MLFLOW_TRACKING_URI"] == production.url
+    assert files(pytester.path) == before
+
+
+@pytest.mark.skipif(find_spec("dotenv") is None, reason="python-dotenv is not installed")
+def test_load_dotenv_does_not_put_production_back(pytester: pytest.Pytester, production: Server) -> None:
+    (pytester.path / ".env").write_text(
+        f"MLFLOW_TRACKING_URI={production.url}\nMLFLOW_REGISTRY_URI={production.url}\n"
+    )
+    pytester.makepyfile(
+        """
+        import mlflow
+        from dotenv import load_dotenv
+
+        def test_run(mlflow_service):
+            load_dotenv()
+            with mlflow.start_run():
+                pass
+            mlflow.MlflowClient().create_registered_model("m")
+        """
+    )
+    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+    assert production.requests == []
+
+
+OTLP = """
+    import time
+    import mlflow
+
+    def test_trace({fixture}, tmp_path):
+        if "{fixture}" != "mlflow_service":
+            mlflow.set_tracking_uri(f"sqlite:///{{tmp_path}}/mlflow.db")
+        with mlflow.start_span("span"):
+            pass
+        time.sleep(0.3)
+        mlflow.tracing.reset()
+"""
+
+
+@pytest.mark.skipif(find_spec("opentelemetry.exporter") is None, reason="the OTLP exporter is not installed")
+@pytest.mark.parametrize("fixture", ["mlflow_service", "monkeypatch"])
+def test_no_trace_reaches_an_otlp_endpoint_of_the_environment(
+    pytester: pytest.Pytester, production: Server, monkeypatch: pytest.MonkeyPatch, fixture: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{production.url}/v1/traces")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    if fixture == "mlflow_service":
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", production.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", f"{production.url}/v1/metrics")
+    pytester.makepyfile(OTLP.format(fixture=fixture))
+    pytester.runpytest_inprocess("--mlctx-leaks=warn").assert_outcomes(passed=1)
+    assert bool(production.requests) is (fixture != "mlflow_service")
+
+
+def test_warnings_as_errors(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import mlflow
+
+        def test_run(mlflow_service, logger_service, alerts_service, mlflow_run):
+            mlflow.log_metric("loss", 0.5)
+            mlflow.log_text("text", "note.txt")
+            with mlflow_service.run_context(mlflow_service.RunConfig(name="inner", log_system_metrics=False)):
+                alerts_service.notify("title", "message")
+        """
+    )
+    pytester.runpytest_inprocess("-W", "error").assert_outcomes(passed=1)
+
+
+FIVE = """
+    import pytest
+
+    @pytest.mark.parametrize("number", range(2))
+    def test_that_asks(mlflow_service, number):
+        pass
+
+    def test_that_does_not():
+        pass
+"""
+
+
+def test_a_store_that_cannot_be_used_is_one_sentence_at_each_test_that_asked(
+    pytester: pytest.Pytester,
+) -> None:
+    (pytester.path / "notes.txt").write_text(
+        "only text, and long enough not to be taken for an empty file" * 9
+    )
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        dead = f"http://ada:hunter2@127.0.0.1:{gone.getsockname()[1]}"
+    pytester.makepyfile(FIVE)
+    for uri, sentence in (
+        (
+            f"sqlite:///{pytester.path}/notes.txt",
+            r"MlflowService\.tracking_uri 'sqlite:.*' is no SQLite database",
+        ),
+        (f"{pytester.path}/notes.txt", r"MlflowService\.tracking_uri '/.*notes.txt' is not a folder"),
+        (
+            dead,
+            r"MlflowService\.tracking_uri 'http://\*\*\*@127\.0\.0\.1:\d+' cannot be reached \(Connection",
+        ),
+    ):
+        result = pytester.runpytest_inprocess(f"--mlctx-tracking-uri={uri}", "-l")
+        result.assert_outcomes(passed=1, errors=2)
+        text = result.stdout.str()
+        assert len(re.findall(f"(?m)^{sentence}", text)) == 2
+        assert "Traceback" not in text
+        assert "hunter2" not in text + result.stderr.str()
+
+
+def test_a_deleted_experiment_is_one_sentence_at_each_test_that_asked(
+    pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    from pytest_mlctx.services import store
+
+    store.fill(tmp_path / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
+        connection.execute(
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) "
+            "VALUES (7, 'gone', '/nowhere', 'deleted')"
+        )
+    pytester.makepyfile(FIVE)
+    result = pytester.runpytest_inprocess(
+        f"--mlctx-tracking-uri=sqlite:///{tmp_path}/mlflow.db", "--mlctx-experiment=gone"
+    )
+    result.assert_outcomes(passed=1, errors=2)
+    sentence = (
+        "MlflowService.experiment_name 'gone' was deleted in this store: restore it (`mlflow experiments"
+    )
+    assert result.stdout.str().count(f"\n{sentence}") == 2
+
+
+def test_a_failing_test_shows_no_credentials(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        def test_fails(mlflow_config):
+            uri = mlflow_config["tracking_uri"]
+            assert mlflow_config == {}
+        """
+    )
+    result = pytester.runpytest_inprocess(
+        "--mlctx-tracking-uri=https://ada:hunter2@mlflow.example.org", "-l", "-vv"
+    )
+    result.assert_outcomes(failed=1)
+    assert "mlflow.example.org" in result.stdout.str()
+    for secret in ("hunter2", "ada:"):
+        assert secret not in result.stdout.str() + result.stderr.str()
