@@ -103,7 +103,7 @@ def _installed(path: tuple[tuple[str, int, int, bool], ...]) -> Installed:
 
 
 def interpreter(environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The variables that Python itself reads when it starts, in so far as they can decide what is imported."""
+    """The variables that Python reads when it starts, as far as they can decide what is imported."""
     return sorted(
         item for item in environ.items() if item[0].startswith("PYTHON") and item[0] != "PYTHONHASHSEED"
     )

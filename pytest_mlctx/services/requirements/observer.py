@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import opcode
 import os
 import stat
 import sys
@@ -35,6 +36,7 @@ _LOOSE = {
 # Not files: libraries ask them for the machine, user code for whatever it likes.
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
+_SUBSCRIPT = ("BINARY_SUBSCR", "BINARY_OP")  # how an expression reads an item, until 3.13 and since
 _stat, _listdir = os.stat, os.listdir
 
 
@@ -43,12 +45,17 @@ def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> s
 
     Args:
         kind: ``content`` or ``exists`` of a file, ``listing`` of a folder, the working ``folder``, or
-            ``environ``, ``scheme`` or ``set`` of an environment variable.
-        name: the path or the variable.
+            ``environ``, ``scheme`` or ``set`` of an environment variable, or all whose names begin with a
+            ``prefix``.
+        name: the path, the variable or the prefix.
         environ: the environment to look into.
     """
     if kind == "folder":
         return os.getcwd()
+    if kind == "prefix":
+        chosen = {key: environ.get(key) for key in list(environ) if key.upper().startswith(name)}
+        lasting = chosen if not name else {key: chosen[key] for key in chosen.keys() - _LOOSE.keys()}
+        return _digest(os.fsencode(repr(sorted(lasting.items()))))
     if kind in ("environ", "scheme", "set"):
         value = environ.get(name)
         if value is None or kind == "set":
@@ -136,7 +143,16 @@ class Observer:
             self._read_variable(key)
             return read(environ, key)
 
+        each = variables.__iter__
+
+        def watched_each(environ: Any) -> Iterator[Any]:
+            self._read_variables()
+            for key in each(environ):
+                self._own.iterated = key
+                yield key
+
         variables.__getitem__ = watched
+        variables.__iter__ = watched_each
 
     def pause(self) -> None:
         """Note nothing that this thread does."""
@@ -226,10 +242,31 @@ class Observer:
         return source
 
     def _read_variable(self, key: Any) -> None:
-        if not getattr(self._own, "busy", False):
+        if not (getattr(self._own, "busy", False) or self._iterates(key)):
             name = os.fsdecode(key) if isinstance(key, (bytes, str)) else str(key)
             user = self._asked_by_user(through_libraries=True)
             self.seen["environ" if user else _LOOSE.get(name, "environ"), name] = ""
+
+    def _read_variables(self) -> None:
+        """All are looked at: user code may want any, a library wants those that bear its name."""
+        if getattr(self._own, "busy", False):
+            return
+        if self._asked_by_user(through_libraries=True):
+            self.seen["prefix", ""] = ""
+            return
+        for module in {module.partition(".")[0] for _, module in self._callers()} - sys.stdlib_module_names:
+            if not _nobodys(module) and module != "__main__":
+                self.seen["prefix", module.upper()] = ""
+
+    def _iterates(self, key: Any) -> bool:
+        """Whether a variable is read only because all of them are, by ``items()`` or ``dict()``."""
+        if getattr(self._own, "iterated", None) != key:
+            return False
+        frame = sys._getframe(3)
+        code, at = frame.f_code.co_code, frame.f_lasti
+        while opcode.opname[code[at]] == "CACHE":
+            at -= 2
+        return frame.f_code.co_name == "__iter__" or opcode.opname[code[at]] not in _SUBSCRIPT
 
     def _ask(self, ask: Any, path: Any, *arguments: Any, **options: Any) -> Any:
         if not getattr(self._own, "busy", False) and not isinstance(path, int) and self._asked_by_user():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -27,12 +28,13 @@ def observe(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
 
-    def run(code, **environ):
-        (folder / "usercode.py").write_text(textwrap.dedent(code))
-        script = tmp_path / "script.py"
-        script.write_text(
-            f"import sys\ndef main():\n    sys.path.insert(0, {str(folder)!r})\n    import usercode\n"
-        )
+    def run(code, script=None, **environ):
+        if script is None:
+            (folder / "usercode.py").write_text(textwrap.dedent(code))
+            script = tmp_path / "script.py"
+            script.write_text(
+                f"import sys\ndef main():\n    sys.path[0] = {str(folder)!r}\n    import usercode\n"
+            )
         now = installed()
         plan = {
             "standard": now.standard,
@@ -41,8 +43,6 @@ def observe(tmp_path, monkeypatch):
             "report": str(tmp_path / "r"),
         }
         (tmp_path / "plan").write_text(json.dumps(plan))
-        import os
-
         subprocess.run(
             [sys.executable, CHILD, str(tmp_path / "plan"), str(script)],
             check=True,
@@ -115,6 +115,33 @@ def test_environment_variables(observe, code):
     told = observe(f"import os; {code}", ASKED="1", NOT_ASKED="1")
     assert ("environ", "ASKED") in told["seen"]
     assert ("environ", "NOT_ASKED") not in told["seen"]
+
+
+@pytest.mark.parametrize(
+    "code", ["dict(os.environ)", "os.environ.copy()", "list(os.environ.items())", "list(os.environ)"]
+)
+def test_user_code_that_looks_at_all_variables_depends_on_all(observe, code):
+    seen = observe(f"import os; {code}", ANY="1")["seen"]
+    assert ("prefix", "") in seen
+    assert ("environ", "ANY") not in seen
+
+
+def test_a_library_that_looks_at_all_variables_depends_on_its_own(observe, tmp_path, monkeypatch):
+    (tmp_path / "site/chooser-1.dist-info").mkdir(parents=True)
+    (tmp_path / "site/chooser-1.dist-info/RECORD").write_text("chooser.py,,\nchooser_script.py,,\n")
+    (tmp_path / "site/chooser.py").write_text(
+        "import os\n"
+        "chosen = {k: v for k, v in os.environ.items() if k.startswith('CHOOSER_')}\n"
+        "for name in os.environ:\n"
+        "    if name == 'NAMED': os.environ[name]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    script = tmp_path / "site/chooser_script.py"
+    script.write_text("def main():\n    import chooser\n")
+    told = observe(None, script, ANY="1", NAMED="1")
+    assert ("prefix", "CHOOSER") in told["seen"]
+    assert ("environ", "NAMED") in told["seen"]
+    assert ("environ", "ANY") not in told["seen"]
 
 
 def test_a_variable_that_libraries_read_loosely_counts_fully_when_user_code_reads_it(observe):
