@@ -76,7 +76,10 @@ class Tracking:
             self._shared_setups -= shared
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Collect what makes the outcome; a subtest's report comes this way only."""
+        """Collect the outcome of a subtest, whose report comes this way only."""
+        self._note(report)
+
+    def _note(self, report: pytest.TestReport) -> None:
         if report.failed:
             self._outcome = "failed"
         elif report.skipped and self._outcome == "passed":
@@ -88,9 +91,9 @@ class Tracking:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """End the test's run when the last of its reports is made."""
         report = yield
+        self._note(report)  # here, since a plugin that runs the test again logs another outcome
         if call.when == "teardown":
-            outcome = "failed" if report.failed else self._outcome
-            self._close("FAILED" if outcome == "failed" else "FINISHED", outcome)
+            self._close("FAILED" if self._outcome == "failed" else "FINISHED", self._outcome)
             self._item = None
         return report
 
