@@ -51,13 +51,16 @@ def temporary_folder() -> Path:
     Raises:
         OSError: there is no place for one.
     """
-    places = [tempfile.gettempdir(), "/tmp", "/var/tmp", str(Path.home())]
-    error: OSError | None = None
-    for place in places:
-        if not expressible(Path(place).absolute()):
-            continue
-        try:
-            return Path(tempfile.mkdtemp(prefix="pytest-mlctx-", dir=place)).absolute()
-        except OSError as reason:
-            error = reason
-    raise error or OSError(f"no temporary folder without '?' and '%' in its path (tried {', '.join(places)})")
+    candidates = _candidates()
+    error = OSError(f"no temporary folder without '?' and '%' in its path (tried {', '.join(candidates)})")
+    for place in candidates:
+        if expressible(Path(place).absolute()):
+            try:
+                return Path(tempfile.mkdtemp(prefix="pytest-mlctx-", dir=place)).absolute()
+            except OSError as reason:
+                error = reason
+    raise error
+
+
+def _candidates() -> list[str]:
+    return [tempfile.gettempdir(), "/tmp", "/var/tmp"]

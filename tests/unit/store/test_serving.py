@@ -168,6 +168,16 @@ def test_where_mlflows_sessions_do_more_they_are_left_alone(
         opening._session_pragmas.cache_clear()
 
 
+def test_where_mlflows_sessions_are_made_otherwise_they_are_left_alone():
+    class AnotherMlflow:
+        @staticmethod
+        def _get_managed_session_maker(session_maker: Any) -> Any:
+            return session_maker
+
+    assert opening._session_pragmas(AnotherMlflow) is None
+    assert opening._session_pragmas(object) is None
+
+
 def test_nothing_of_mlflow_stays_replaced(served: Path, tmp_path: Path):
     modules = [
         importlib.import_module(name) for name in (opening._UTILS, opening._TRACKING, opening._REGISTRY)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mlctx.services import cache, store
-from pytest_mlctx.services.store import template
+from pytest_mlctx.services.store import opening, template
 
 from .conftest import content, query
 
@@ -83,11 +85,24 @@ def test_building_disturbs_neither_logging_nor_warnings_nor_output(
     assert capfd.readouterr() == ("", "")
 
 
+def test_warnings_and_other_threads_are_heard_meanwhile(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    logger = logging.getLogger("some.library")
+    with template._undisturbed():
+        logger.info("of the migrations")
+        logger.warning("of importance")
+        thread = threading.Thread(target=logger.info, args=["of another thread"])
+        thread.start()
+        thread.join()
+    logger.info("later")
+    assert [record.getMessage() for record in caplog.records] == [
+        "of importance",
+        "of another thread",
+        "later",
+    ]
+
+
 def test_building_leaves_no_engine_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import tempfile
-
-    from pytest_mlctx.services.store import opening
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     engines = [dict(known) for known in opening._engine_maps()]
