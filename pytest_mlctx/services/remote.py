@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 from pytest_mlctx.services import secrets, uris
@@ -29,6 +31,13 @@ class _Rule:
             return uris.scheme(uri) in _SCHEMES
         return self.policy == "refuse" and uris.is_remote(uri)
 
+
+# What MLflow asks of the registry's URI before it goes to Databricks for a model's files, past the store.
+_MODEL_QUESTIONS = (
+    "is_databricks_unity_catalog_uri",
+    "is_oss_unity_catalog_uri",
+    "is_using_databricks_registry",
+)
 
 _rules: list[_Rule] = []
 _stand_ins: list[tuple[Any, Any]] = []  # MLflow's tracking store and registry on each, the one in force last
@@ -67,10 +76,14 @@ def governed(policy: Policy, *, remedy: str, exempt: tuple[str, ...] = ()) -> It
     _rules.append(rule)
     for place, (registry, own) in enumerate(zip(registries, before, strict=True)):
         registry._registry.update({name: _builder(build, place) for name, build in own.items()})
+    models: Any = import_module("mlflow.store.artifact.models_artifact_repo")
+    asked = {name: getattr(models, name) for name in _MODEL_QUESTIONS}
+    vars(models).update({name: _unless_elsewhere(function) for name, function in asked.items()})
     _forget()
     try:
         yield
     finally:
+        vars(models).update(asked)
         _rules.remove(rule)
         for registry, own in zip(registries, before, strict=True):
             registry._registry.update(own)
@@ -91,7 +104,7 @@ def standing_in(uri: str) -> Iterator[None]:
 
 
 def opened(uri: str) -> tuple[Any, Any]:
-    """MLflow's tracking store and registry of this URI, built beforehand: its builders can't ask for another."""
+    """MLflow's tracking store and registry of this URI, built beforehand: no builder can ask for another."""
     from mlflow.tracking._model_registry import utils as model_registry
     from mlflow.tracking._tracking_service import utils as tracking
 
@@ -109,6 +122,18 @@ def _builder(original: Any, place: int) -> Any:
         )
 
     return build
+
+
+def _unless_elsewhere(question: Any) -> Any:
+    import mlflow
+
+    @functools.wraps(question)
+    def asked(*arguments: Any, **named: Any) -> Any:
+        return question(*arguments, **named) and reaches(
+            named.get("registry_uri") or mlflow.get_registry_uri()
+        )
+
+    return asked
 
 
 def _registries() -> tuple[Any, Any]:

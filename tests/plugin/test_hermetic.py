@@ -7,40 +7,17 @@ import os
 import re
 import socket
 import sqlite3
-import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import mlflow
 import pytest
+from listening import Server
 
 MLFLOW_3 = int(mlflow.__version__.partition(".")[0]) >= 3
 
 pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
-
-
-class Server:
-    """A server on loopback that takes note of each request."""
-
-    def __init__(self) -> None:
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
-        self.requests: list[bytes] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection = self._server.accept()[0]
-                self.requests.append(connection.recv(65536))
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                connection.close()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
 
 
 @pytest.fixture
