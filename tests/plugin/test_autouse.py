@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
+
+
+def test_services_run_for_every_kind_of_test(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nmlctx_autouse = logger alerts mlflow\nmlctx_experiment = all")
+    pytester.makepyfile(
+        test_it="""
+        import asyncio, unittest
+        import mlflow, pytest
+        from pytest_mlctx import AlertsService, LoggerService, MlflowService
+
+        def running():
+            assert LoggerService.current().running
+            assert AlertsService.current().running
+            assert mlflow.get_tracking_uri() == MlflowService.current().tracking_uri
+            with mlflow.start_run() as run:
+                return mlflow.get_experiment(run.info.experiment_id).name
+
+        def documented():
+            '''
+            >>> running()
+            'all'
+            '''
+
+        def test_function():
+            assert running() == "all"
+
+        class TestClass:
+            def setup_method(self):
+                assert running() == "all"
+
+            def test_method(self): pass
+
+        class TestUnit(unittest.TestCase):
+            @classmethod
+            def setUpClass(cls):
+                cls.experiment = running()
+
+            def setUp(self):
+                self.assertEqual(running(), "all")
+
+            def test_method(self):
+                self.assertEqual(self.experiment, "all")
+
+        class TestUnitAsync(unittest.IsolatedAsyncioTestCase):
+            async def test_method(self):
+                self.assertEqual(await asyncio.to_thread(running), "all")
+
+        def setup_module():
+            assert running() == "all"
+
+        @pytest.fixture(scope="session", autouse=True)
+        def another():
+            assert running() == "all"
+
+        @pytest.mark.parametrize("run", range(2))
+        def test_values(run):
+            assert running() == "all"
+
+        @pytest.mark.asyncio
+        async def test_async():
+            assert running() == "all"
+        """
+    )
+    result = pytester.runpytest_inprocess("-p", "asyncio", "--doctest-modules", "-W", "ignore")
+    result.assert_outcomes(passed=8)
+
+
+@pytest.mark.parametrize(
+    "named", [[], ["--mlctx-tracking-uri=sqlite:///runs.db"]], ids=["temporary", "named"]
+)
+def test_the_environment_holds_from_before_the_first_conftest(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, named: list[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    pytester.makeini("[pytest]\nmlctx_autouse = mlflow")
+    pytester.makeconftest("""
+        import os
+
+        bound = os.environ["MLFLOW_TRACKING_URI"]  # as a default argument of a library is
+    """)
+    pytester.makepyfile("""
+        import conftest, mlflow
+
+        def test():
+            assert mlflow.get_tracking_uri() == conftest.bound
+            client = mlflow.MlflowClient(conftest.bound)
+            run = client.create_run("0")
+            assert mlflow.get_run(run.info.run_id).info.run_id == run.info.run_id
+    """)
+    pytester.runpytest_inprocess(*named).assert_outcomes(passed=1)
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
+
+
+def test_a_conftest_that_cannot_be_imported_leaves_the_process_as_it_was(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    pytester.makeini("[pytest]\nmlctx_autouse = logger alerts mlflow")
+    pytester.makeconftest("import nothing_of_that_name")
+    pytester.makepyfile("def test(): pass")
+    before = dict(os.environ)
+    result = pytester.runpytest_inprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "nothing_of_that_name" in str(result.stderr)
+    assert {**os.environ, "PYTEST_VERSION": ""} == {**before, "PYTEST_VERSION": ""}
+    assert list(temporary.iterdir()) == []
+
+
+def test_help_leaves_nothing(pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(temporary))
+        for ask in ("--help", "--version", "--fixtures", "--markers"):
+            result = pytester.runpytest_inprocess(ask, "-o", "mlctx_autouse=mlflow")
+            assert result.ret == pytest.ExitCode.OK
+    assert list(temporary.iterdir()) == []

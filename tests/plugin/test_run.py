@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
+
+STORE = "--mlctx-tracking-uri=sqlite:///runs.db"
+
+
+class Run(NamedTuple):
+    name: str
+    status: str
+    tags: dict[str, str]
+    experiment: str
+
+
+def runs(folder: Path) -> list[Run]:
+    """The runs of the store, oldest first, read with plain SQL."""
+    with closing(sqlite3.connect(folder / "runs.db")) as store:
+        rows = store.execute(
+            "SELECT run_uuid, r.name, status, e.name FROM runs r JOIN experiments e USING (experiment_id) "
+            "ORDER BY r.start_time, r.rowid"
+        ).fetchall()
+        return [
+            Run(
+                name,
+                status,
+                dict(store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (key,))),
+                to,
+            )
+            for key, name, status, to in rows
+        ]
+
+
+OUTCOMES = """
+    import unittest
+    import mlflow
+    import pytest
+
+    def test_passed(mlflow_run):
+        assert mlflow.active_run() is mlflow_run
+        assert mlflow_run.info.run_name == "test_passed"
+        mlflow.log_metric("m", 1)
+
+    def test_failed(mlflow_run):
+        assert 0
+
+    @pytest.fixture
+    def bad_setup(mlflow_run):
+        raise ValueError
+
+    def test_setup(bad_setup): pass
+
+    @pytest.fixture
+    def bad_teardown(mlflow_run):
+        yield
+        raise ValueError
+
+    def test_teardown(bad_teardown): pass
+
+    @pytest.fixture
+    def bad_teardown_below():
+        yield
+        raise ValueError
+
+    def test_teardown_after_the_run(bad_teardown_below, mlflow_run): pass
+
+    def test_skipped(mlflow_run): pytest.skip("later")
+
+    @pytest.mark.xfail
+    def test_xfailed(mlflow_run): assert 0
+
+    @pytest.mark.xfail(strict=True)
+    def test_xpassed(mlflow_run): pass
+
+    def test_subtests(mlflow_run, subtests):
+        with subtests.test("bad"): assert 0
+        with subtests.test("good"): pass
+
+    class Test(unittest.TestCase):
+        @pytest.fixture(autouse=True)
+        def run_of_mine(self, mlflow_run): pass
+
+        def test_unittest(self):
+            with self.subTest("bad"): self.assertEqual(1, 2)
+            with self.subTest("good"): pass
+
+    @pytest.mark.parametrize("text", ["a/b", "ü 🚀", "%41 #?", "'\\"", "x" * 300])
+    def test_named(mlflow_run, text): pass
+
+    def test_ended_by_itself(mlflow_run):
+        mlflow.end_run("KILLED")
+
+    def test_child(mlflow_run):
+        with mlflow.start_run(nested=True, run_name="child"): pass
+        mlflow.MlflowClient().create_run(mlflow_run.info.experiment_id, run_name="by the client")
+
+    def test_none_is_left(mlflow_service):
+        assert mlflow.active_run() is None
+"""
+EXPECTED = {
+    "test_passed": ("FINISHED", "passed"),
+    "test_failed": ("FAILED", "failed"),
+    "test_setup": ("FAILED", "failed"),
+    "test_teardown": ("FAILED", "failed"),
+    "test_teardown_after_the_run": ("FAILED", "failed"),
+    "test_skipped": ("FINISHED", "skipped"),
+    "test_xfailed": ("FINISHED", "xfailed"),
+    "test_xpassed": ("FAILED", "failed"),
+    "test_subtests": ("FAILED", "failed"),
+    "test_unittest": ("FAILED", "failed"),
+    "test_ended_by_itself": ("FINISHED", "passed"),
+    "test_child": ("FINISHED", "passed"),
+}
+
+
+@pytest.mark.criterion("Mlflow 2: a contextual block that automatically logs the start and end of a run")
+def test_a_run_ends_as_its_test_does(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=OUTCOMES)
+    pytester.runpytest_inprocess(STORE, "--mlctx-experiment=demo", "--mlctx-tag=team=fraud")
+    found = runs(pytester.path)
+    named = {run.name: run for run in found}
+    for name, (status, outcome) in EXPECTED.items():
+        assert (named[name].status, named[name].tags["mlctx.outcome"]) == (status, outcome), name
+    assert named["test_passed"].tags["mlctx.nodeid"] == "test_it.py::test_passed"
+    assert {run.experiment for run in found} == {"demo"}
+    assert {run.tags["team"] for run in found} == {"fraud"}
+    assert len({run.tags["mlctx.session"] for run in found}) == 1
+    for text in ("a/b", "%41 #?", "'\""):
+        assert named[f"test_named[{text}]"].status == "FINISHED"
+    assert len([run for run in found if run.name.startswith("test_named[")]) == 5
+    assert not [run for run in found if run.status == "RUNNING" and run.name != "by the client"]
+    parents = [named[name].tags.get("mlflow.parentRunId") for name in ("child", "by the client")]
+    assert parents[0] is not None
+    assert parents[0] == parents[1]
+    assert "mlflow.parentRunId" not in named["test_child"].tags
+
+
+@pytest.mark.parametrize("stop", ["raise KeyboardInterrupt", "pytest.exit('enough')"])
+@pytest.mark.parametrize("where", ["test", "setup", "teardown"])
+def test_killed(pytester: pytest.Pytester, stop: str, where: str) -> None:
+    lines = {name: stop if name == where else "pass" for name in ("setup", "test", "teardown")}
+    pytester.makepyfile(f"""
+        import pytest
+
+        @pytest.fixture
+        def around(mlflow_run):
+            {lines["setup"]}
+            yield
+            {lines["teardown"]}
+
+        def test_before(mlflow_run): pass
+
+        def test_stopped(around):
+            {lines["test"]}
+
+        def test_after(mlflow_run): pass
+    """)
+    result = pytester.runpytest_inprocess(STORE, no_reraise_ctrlc=True)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    states = {run.name: run.status for run in runs(pytester.path)}
+    assert states == {"test_before": "FINISHED", "test_stopped": "KILLED"}
+
+
+def test_each_attempt_has_a_run(pytester: pytest.Pytester) -> None:
+    pytest.importorskip("pytest_rerunfailures")
+    pytester.makepyfile("""
+        attempts = []
+
+        def test_flaky(mlflow_run):
+            attempts.append(mlflow_run.info.run_id)
+            assert len(attempts) == 3
+    """)
+    pytester.runpytest_inprocess(STORE, "-p", "rerunfailures", "--reruns=4").assert_outcomes(passed=1)
+    assert [run.status for run in runs(pytester.path)] == ["FAILED", "FAILED", "FINISHED"]
+
+
+def test_in_a_run_that_a_module_holds_open_it_is_nested(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import mlflow
+        import pytest
+
+        @pytest.fixture(scope="module", autouse=True)
+        def outer(mlflow_service):
+            with mlflow.start_run(run_name="outer") as run:
+                yield run
+
+        def test_one(mlflow_run, outer):
+            assert mlflow.active_run() is mlflow_run
+            assert mlflow_run.data.tags["mlflow.parentRunId"] == outer.info.run_id
+
+        def test_between(outer):
+            assert mlflow.active_run() is outer
+            mlflow.log_param("p", 1)
+
+        def test_two(mlflow_run): assert 0
+    """)
+    pytester.runpytest_inprocess(STORE).assert_outcomes(passed=2, failed=1)
+    states = {run.name: run.status for run in runs(pytester.path)}
+    assert states == {"outer": "FINISHED", "test_one": "FINISHED", "test_two": "FAILED"}
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (["-x"], {"test_one", "test_two"}),
+        (["--maxfail=2"], {"test_one", "test_two", "test_three"}),
+        (["--setup-show"], {"test_one", "test_two", "test_three"}),
+    ],
+)
+def test_sessions_that_end_early_leave_no_open_run(
+    pytester: pytest.Pytester, args: list[str], names: set[str]
+) -> None:
+    pytester.makepyfile("""
+        def test_one(mlflow_run): pass
+        def test_two(mlflow_run): assert 0
+        def test_three(mlflow_run): assert 0
+    """)
+    pytester.runpytest_inprocess(STORE, *args)
+    found = runs(pytester.path)
+    assert {run.name for run in found} == names
+    assert "RUNNING" not in {run.status for run in found}
+
+
+def test_setup_plan_opens_nothing(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_one(mlflow_run): pass")
+    result = pytester.runpytest_inprocess(STORE, "--setup-plan")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*SETUP    F mlflow_run*"])
+    assert not (pytester.path / "runs.db").exists()
