@@ -1,6 +1,7 @@
-"""Saves models of many kinds and prints what MLflow wrote about their environment; run in a folder of its own.
+"""Saves models of many kinds and tells what MLflow wrote about their environment.
 
-``python requirements_kinds.py OUT {own,reuse} KIND…``; the folder holds what :func:`write_project` wrote.
+``python requirements_kinds.py OUT {own,reuse,alone}:KIND…``, in the folder that :func:`write_project` filled.
+``own`` is MLflow's way, ``alone`` reuses without the helper process, as where there is no fork.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 KINDS: dict[str, Any] = {}
-IDENTITY = ("model_id", "model_uuid", "run_id", "utc_time_created", "artifact_path", "model_size_bytes", "name")
+IDENTITY = (
+    "model_id",
+    "model_uuid",
+    "run_id",
+    "utc_time_created",
+    "artifact_path",
+    "model_size_bytes",
+    "name",
+)
 
 
 def write_project(folder: Path) -> None:
@@ -69,7 +78,7 @@ def kind(save: Any) -> Any:
 def _data() -> Any:
     import numpy as np
 
-    X = np.random.default_rng(time.time_ns()).random((20, 3))  # noqa: N806
+    X = np.random.default_rng(7).random((20, 3))  # noqa: N806
     return X, (X[:, 0] > 0.5).astype(int)
 
 
@@ -200,7 +209,7 @@ def lambda_step(path: Path) -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
-    _sklearn(make_pipeline(FunctionTransformer(lambda X: X * 2), LogisticRegression()), path)
+    _sklearn(make_pipeline(FunctionTransformer(lambda x: x * 2), LogisticRegression()), path)
 
 
 @kind
@@ -296,7 +305,9 @@ def pyfunc_artifacts(path: Path) -> None:
     import mlflow.pyfunc
     from userlib.models import Model
 
-    mlflow.pyfunc.save_model(path, python_model=Model(), artifacts={"data": "data.txt"}, input_example=_frame())
+    mlflow.pyfunc.save_model(
+        path, python_model=Model(), artifacts={"data": "data.txt"}, input_example=_frame()
+    )
 
 
 @kind
@@ -352,10 +363,29 @@ def logged(path: Path) -> None:
     import mlflow
     from sklearn.linear_model import Lasso
 
-    options = {"artifact_path": "m"} if mlflow.__version__.startswith("2.") else {"name": "m", "serialization_format": "cloudpickle"}
+    options = (
+        {"artifact_path": "m"}
+        if mlflow.__version__.startswith("2.")
+        else {"name": "m", "serialization_format": "cloudpickle"}
+    )
     with mlflow.start_run():
         uri = mlflow.sklearn.log_model(Lasso().fit(*_data()), **options).model_uri
     mlflow.artifacts.download_artifacts(uri, dst_path=str(path))
+
+
+@kind
+def pyfunc_failing(path: Path) -> None:
+    import mlflow.pyfunc
+
+    class Local(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+            import os
+
+            if "MLFLOW_IN_CAPTURE_MODULE_PROCESS" in os.environ:
+                raise RuntimeError("only there")
+            return model_input
+
+    mlflow.pyfunc.save_model(path, python_model=Local(), input_example=_frame())
 
 
 def environment_files(path: Path) -> dict[str, str]:
@@ -376,28 +406,42 @@ def environment_files(path: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    out, mode, *names = sys.argv[1:]
+    """Save the models, and put what was told into ``told.json``."""
+    from pytest_mlctx.services import requirements
+    from pytest_mlctx.services.requirements import helper
+
+    out, *steps = sys.argv[1:]
     sys.path.insert(0, "")
-    import logging
+    mode = "reuse"
+    reuse = requirements.install(when=lambda: mode != "own")
+    assert "mlflow" not in sys.modules
 
     import mlflow
+    import mlflow.utils.environment
 
-    from pytest_mlctx.services import requirements
-
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
     mlflow.set_tracking_uri(f"sqlite:///{Path(out).absolute()}/mlflow.db")
-    reuse = requirements.install() if mode == "reuse" else None
-    told: dict[str, Any] = {}
-    started = time.perf_counter()
-    for number, name in enumerate(names):
+    models = []
+    run_in_fork = helper.run
+    for number, step in enumerate(steps):
+        mode, _, name = step.partition(":")
+        helper.run = run_in_fork if mode != "alone" else lambda *_: False
         path = Path(out, f"{number}-{name}")
-        began = time.perf_counter()
+        print(f"--- {step}", file=sys.stderr, flush=True)
+        began, inferred = time.perf_counter(), reuse.statistics.inferred
         KINDS[name](path)
-        told[f"{number}-{name}"] = {"files": environment_files(path), "seconds": time.perf_counter() - began}
-    statistics = vars(reuse.statistics) if reuse is not None else {}
-    Path(out, "told.json").write_text(
-        json.dumps({"models": told, "statistics": statistics, "seconds": time.perf_counter() - started})
-    )
+        models.append(
+            {
+                "mode": mode,
+                "kind": name,
+                "files": environment_files(path),
+                "seconds": time.perf_counter() - began,
+                "inferred": reuse.statistics.inferred - inferred,
+            }
+        )
+    requirements.uninstall(reuse)
+    assert mlflow.utils.environment._infer_requirements.__module__ == "mlflow.utils.requirements_utils"
+    assert "__wrapped__" not in vars(mlflow.utils.environment._infer_requirements)
+    Path(out, "told.json").write_text(json.dumps({"models": models, "statistics": vars(reuse.statistics)}))
 
 
 if __name__ == "__main__":

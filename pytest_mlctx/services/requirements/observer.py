@@ -5,7 +5,7 @@ What C code opens, asks or lists by itself is not seen (https://docs.python.org/
 """
 
 # Nothing is imported here before MLflow that need not be.
-# ruff: noqa: PTH100, PTH109, PTH117, PTH118, PTH120, PTH123
+# ruff: noqa: PTH100, PTH117, PTH118, PTH120, PTH123
 from __future__ import annotations
 
 import functools
@@ -37,7 +37,7 @@ _LOOSE = {
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _SUBSCRIPT = ("BINARY_SUBSCR", "BINARY_OP")  # how an expression reads an item, until 3.13 and since
-_stat, _listdir = os.stat, os.listdir
+_stat, _listdir, _getcwd = os.stat, os.listdir, os.getcwd
 
 
 def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -51,7 +51,7 @@ def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> s
         environ: the environment to look into.
     """
     if kind == "folder":
-        return os.getcwd()
+        return _getcwd()
     if kind == "prefix":
         chosen = {key: environ.get(key) for key in list(environ) if key.upper().startswith(name)}
         lasting = chosen if not name else {key: chosen[key] for key in chosen.keys() - _LOOSE.keys()}
@@ -68,7 +68,7 @@ def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> s
         if not stat.S_ISREG(status.st_mode):
             return "folder" if stat.S_ISDIR(status.st_mode) else "special"
         if kind == "exists":
-            return f"file of {status.st_size}"
+            return f"file of {status.st_size} bytes, {status.st_mode:o}"
         with open(name, "rb") as file:
             return _digest(file.read())
     except OSError:
@@ -134,6 +134,7 @@ class Observer:
                 if ask in supported:
                     supported.add(watched)
             setattr(os, name, watched)
+        os.getcwd = functools.partial(self._ask_folder, os.getcwd)
 
     def _watch_environ(self) -> None:
         variables: Any = os._Environ
@@ -268,6 +269,11 @@ class Observer:
             at -= 2
         return frame.f_code.co_name == "__iter__" or opcode.opname[code[at]] not in _SUBSCRIPT
 
+    def _ask_folder(self, ask: Any) -> Any:
+        if not getattr(self._own, "busy", False) and self._asked_by_user():
+            self.seen["folder", ""] = ask()
+        return ask()
+
     def _ask(self, ask: Any, path: Any, *arguments: Any, **options: Any) -> Any:
         if not getattr(self._own, "busy", False) and not isinstance(path, int) and self._asked_by_user():
             self._own.busy = True
@@ -285,7 +291,7 @@ class Observer:
     def _absolute(self, given: Any) -> str:
         path: str = os.fsdecode(given)
         if not os.path.isabs(path):
-            self.seen["folder", ""] = os.getcwd()
+            self.seen["folder", ""] = _getcwd()
         return os.path.abspath(path)
 
     def _asked_by_user(self, through_libraries: bool = False) -> bool:

@@ -105,6 +105,11 @@ def test_files_that_user_code_asks_for(observe, code, kind, name):
     assert not told["doubts"]
 
 
+@pytest.mark.parametrize("code", ["import os; os.getcwd()", "import pathlib; pathlib.Path.cwd()"])
+def test_the_working_folder(observe, code):
+    assert observe(code)["seen"]["folder", ""] == str(Path.cwd())
+
+
 def test_what_it_wrote_itself_is_no_dependency(observe):
     told = observe("open('own.txt', 'w').write('a'); open('own.txt').read()")
     assert ("content", str(Path("own.txt").absolute())) not in told["seen"]

@@ -1,0 +1,104 @@
+"""What is stored of a model's requirements is what MLflow would have stored, whoever inferred it and when."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from requirements_kinds import KINDS, write_project
+
+SCRIPT = Path(__file__).with_name("requirements_kinds.py")
+REPOSITORY = SCRIPT.parents[2]
+
+
+class Project:
+    """A folder of user code, and a cache."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.runs = folder / "project", 0
+        self.cache = folder / "cache"
+        write_project(self.folder)
+
+    def start(self, *steps, **environ):
+        self.runs += 1
+        out = self.folder.parent / f"out{self.runs}"
+        out.mkdir()
+        environ = {
+            "PYTHONHASHSEED": "0",
+            "MLCTX_CACHE_DIR": str(self.cache),
+            "PYTHONPATH": str(REPOSITORY),
+            **environ,
+        }
+        with (out / "log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(SCRIPT), str(out), *steps],
+                cwd=self.folder,
+                env={**os.environ, **environ},
+                stderr=log,
+            )
+        return process, out
+
+    def end(self, process, out):
+        assert process.wait() == 0, (out / "log").read_text()[-3000:]
+        told = json.loads((out / "told.json").read_text())
+        return told["models"], (out / "log").read_text()
+
+    def run(self, *steps, **environ):
+        return self.end(*self.start(*steps, **environ))
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+def test_as_mlflow_does_it_then_reused_until_the_users_code_changes(project):
+    kinds = ("linear_with_example", "pyfunc_class_by_reference")
+    models, log = project.run(
+        *(f"{mode}:{kind}" for mode in ("own", "reuse", "reuse") for kind in kinds),
+        "reuse:pyfunc_failing",
+        "reuse:pyfunc_failing",
+    )
+    own, cold, again, failing = models[0:2], models[2:4], models[4:6], models[6:8]
+    assert [model["files"] for model in cold] == [model["files"] for model in own]
+    assert [model["files"] for model in again] == [model["files"] for model in own]
+    assert [model["inferred"] for model in own + cold + again] == [0, 0, 1, 1, 0, 0]
+    assert [model["inferred"] for model in failing] == [1, 1], "a failed inference was kept"
+    assert log.count("Failed to run predict on input_example") == 2, "MLflow's own warning is missing"
+
+    deeper = project.folder / "userlib/deep.py"
+    deeper.write_text("import loguru\n")
+    (linear, pyfunc), _ = project.run(*(f"reuse:{kind}" for kind in kinds), PYTHONHASHSEED="1")
+    assert linear["inferred"] == 0
+    assert linear["files"] == own[0]["files"]
+    assert pyfunc["inferred"] == 1
+    assert "scipy" in own[1]["files"]["requirements.txt"]
+    assert "loguru" in pyfunc["files"]["requirements.txt"]
+
+
+@pytest.mark.slow
+def test_every_kind_is_stored_as_mlflow_stores_it_cold_warm_and_interleaved(project):
+    names = [name for name in KINDS if name != "pyfunc_failing"]
+    models, _ = project.run(*(f"own:{name}" for name in names))
+    own = {model["kind"]: model["files"] for model in models}
+    shuffled = random.Random(1).sample(names, len(names))
+    cold, _ = project.run(*(f"reuse:{name}" for name in shuffled))
+    warm, _ = project.run(*(f"reuse:{name}" for name in random.Random(2).sample(2 * names, 2 * len(names))))
+    alone, _ = project.run(*(f"alone:{name}" for name in names), MLCTX_CACHE_DIR=str(project.cache / "other"))
+    for model in cold + warm + alone:
+        assert model["files"] == own[model["kind"]], model["kind"]
+    assert not [model["kind"] for model in warm if model["inferred"]]
+
+
+@pytest.mark.slow
+def test_processes_that_meet_a_kind_at_once_infer_it_once(project):
+    kinds = ("linear", "clusters", "pyfunc_class")
+    running = [project.start(*(f"reuse:{kind}" for kind in kinds)) for _ in range(2)]
+    ended = [project.end(*one)[0] for one in running]
+    assert sum(model["inferred"] for models in ended for model in models) == len(kinds)
+    assert [model["files"] for model in ended[0]] == [model["files"] for model in ended[1]]
