@@ -6,6 +6,7 @@ The state is one flat mapping from cells to values. What a library has is descri
 
 from __future__ import annotations
 
+import gc
 import logging as _logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -128,8 +129,8 @@ def restore(before: State) -> None:
     What cannot be put back, such as a run of a server that is away, is logged and does not keep the rest.
     """
     differences = _differences(before, capture(*before.libraries))
-    settled = [kind.settle(change) for kind, change in differences]
-    if any(settled):
+    if any(kind.held_by_garbage for kind, _ in differences):
+        gc.collect()
         differences = _differences(before, capture(*before.libraries))
     changes: dict[Kind, list[Change]] = {}
     for kind, change in differences:

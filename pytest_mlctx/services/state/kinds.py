@@ -82,14 +82,12 @@ class Kind:
     """One kind of state: how its cells are read, put back and told."""
 
     name: str
+    held_by_garbage = False
+    """Whether it may change when garbage is collected, which is better done before it is put back."""
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The cells as they are now."""
         raise NotImplementedError
-
-    def settle(self, change: Change) -> bool:
-        """Bring about what is bound to happen by itself; True where the state may have changed by it."""
-        return False
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Put one cell back."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from pytest_mlctx.services.state.deadline import within
-from pytest_mlctx.services.state.kinds import ABSENT, Change, Held, Kind
+from pytest_mlctx.services.state.kinds import ABSENT, Held, Kind
 
 _FLUENT = "mlflow.tracking.fluent"
 _OPEN = ("RUNNING", "SCHEDULED")
@@ -32,6 +32,7 @@ class OpenRun(Kind):
     """A run on the stack of a thread, living or ended, by thread and run id."""
 
     name = "mlflow.run"
+    held_by_garbage = True  # a callback's __del__ may end the run that is active, whichever it is then
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The runs, each with its place in its stack."""
@@ -40,10 +41,6 @@ class OpenRun(Kind):
             for thread, stack in _by_thread(_variable("_active_run_stack")).items()
             for place, run in enumerate([*stack])
         ]
-
-    def settle(self, change: Change) -> bool:
-        """Collect garbage: a callback's ``__del__`` may end the run that is active, whichever it is then."""
-        return change.before is ABSENT and gc.collect() >= 0
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Close the run as KILLED, or put the very object back and open it again."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Hashable, Iterable
 from typing import Any
 
 from pytest_mlctx.services.state.deadline import within
-from pytest_mlctx.services.state.kinds import ABSENT, Attribute, Change, ContextVariable, Held, Kind
+from pytest_mlctx.services.state.kinds import ABSENT, Attribute, ContextVariable, Held, Kind
 
 _PROVIDER = "mlflow.tracing.provider"
 _FLUENT = "mlflow.tracing.fluent"
@@ -80,6 +79,7 @@ class OpenSpan(Kind):
     """The OpenTelemetry context of the caller, MLflow's own and the common one: it holds the open span."""
 
     name = "mlflow.span"
+    held_by_garbage = True  # the context manager of an open span makes an older context current when it goes
 
     def _runtimes(self) -> dict[str, Any]:
         provider = sys.modules.get(_PROVIDER)
@@ -91,10 +91,6 @@ class OpenSpan(Kind):
         """The contexts that hold anything."""
         contexts = [(name, runtime.get_current()) for name, runtime in self._runtimes().items()]
         return [(name, context) for name, context in contexts if context]
-
-    def settle(self, change: Change) -> bool:
-        """Collect garbage: the context manager of an open span makes its own context current when it goes."""
-        return gc.collect() >= 0
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Make the context before the current one, and forget the trace that was left open."""
