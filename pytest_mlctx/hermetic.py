@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +115,9 @@ class Hermetic:
         self._enforce()
         own = () if self._settings.registry_uri is None else (self._settings.registry_uri,)
         try:
-            store.serve()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
+                store.serve()
             with remote.governed(self._settings.remote, remedy=_REMEDY, exempt=own):
                 yield
         finally:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -144,16 +145,21 @@ class MlflowService(Service):
         if any(uris.is_file_store(uri) for uri in stores.values()):
             os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # MLflow 3 refuses the file store without it
 
-        import mlflow
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # MLflow's of its own dependencies, which are errors under -W error
 
-        for field, uri in stores.items():
-            if remote.reaches(uri) and not store.is_temporary(uri):
-                uris.ask(f"MlflowService.{field}", uri)
-        store.serve()
-        mlflow.set_tracking_uri(self.tracking_uri)
-        mlflow.set_registry_uri(registry_uri)
-        with self._told_as_service_errors():
-            mlflow.set_experiment(experiment_id=self._experiment_id(self.client()))
+            import mlflow
+
+            for field, uri in stores.items():
+                if remote.reaches(uri) and not store.is_temporary(uri):
+                    uris.ask(f"MlflowService.{field}", uri)
+            store.serve()
+            mlflow.set_tracking_uri(self.tracking_uri)
+            mlflow.set_registry_uri(registry_uri)
+            with self._told_as_service_errors():
+                mlflow.set_experiment(experiment_id=self._experiment_id(self.client()))
         self._autolog()
 
     def _experiment_id(self, client: mlflow.MlflowClient) -> str:
