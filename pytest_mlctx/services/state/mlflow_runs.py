@@ -15,6 +15,7 @@ from pytest_mlctx.services.state.deadline import within
 from pytest_mlctx.services.state.kinds import ABSENT, Held, Kind
 
 _FLUENT = "mlflow.tracking.fluent"
+_EVERYONES = "_ThreadLocalVariable__global_thread_values"
 _OPEN = ("RUNNING", "SCHEDULED")
 _DEADLINE = 4.0  # seconds for all that servers are asked about one run
 
@@ -28,6 +29,24 @@ def _by_thread(variable: Any) -> dict[int, Any]:
     return values
 
 
+class _Stacks(dict[int, Any]):
+    """The run stacks by thread, where that of an ended thread stays when another gets the thread's id."""
+
+    def __setitem__(self, thread: int, stack: Any) -> None:
+        lost = self.get(thread)
+        if lost and lost is not stack:
+            super().__setitem__(-id(lost), lost)
+        super().__setitem__(thread, stack)
+
+
+def _run_stacks() -> dict[int, Any]:
+    variable = _variable("_active_run_stack")
+    stacks = getattr(variable, _EVERYONES, {})
+    if type(stacks) is dict and variable is not None:
+        setattr(variable, _EVERYONES, _Stacks(stacks))
+    return _by_thread(variable)
+
+
 class OpenRun(Kind):
     """A run on the stack of a thread, living or ended, by thread and run id."""
 
@@ -38,7 +57,7 @@ class OpenRun(Kind):
         """The runs, each with its place in its stack."""
         return [
             ((thread, run.info.run_id), Held("open", (place, run)))
-            for thread, stack in _by_thread(_variable("_active_run_stack")).items()
+            for thread, stack in _run_stacks().items()
             for place, run in enumerate([*stack])
         ]
 
@@ -147,7 +166,7 @@ class PerThread(Kind):
         """Set or forget the value; of another thread only what all threads see of it can be reached."""
         variable: Any = _variable(self._variable)
         value = before.thing if isinstance(before, Held) else before
-        everyones = variable._ThreadLocalVariable__global_thread_values
+        everyones = getattr(variable, _EVERYONES)
         if before is ABSENT:
             everyones.pop(key, None)
             if key == threading.get_ident():

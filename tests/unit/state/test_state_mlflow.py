@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import socket
 import threading
 import time
 
@@ -11,7 +12,7 @@ import mlflow
 import mlflow.deployments
 import pytest
 from mlflow import MlflowClient
-from state_changes import HELD, MLFLOW_3, MLFLOW_CHANGES, open_span
+from state_changes import HELD, MLFLOW_3, MLFLOW_CHANGES, in_thread, open_span
 
 from pytest_mlctx.services import state
 
@@ -88,6 +89,36 @@ def test_a_run_in_a_living_thread_is_closed_there(undone, tracked):
     assert re.match(r"run .* left open in another thread", told[0])
     assert seen[1] is None
     assert MlflowClient().get_run(seen[0]).info.status == "KILLED"
+
+
+def test_the_run_of_an_ended_thread_is_found_though_another_got_its_id(undone, tracked):
+    seen = []
+
+    def open_run():
+        seen.append((threading.get_ident(), mlflow.start_run().info.run_id))
+
+    def look():
+        seen.append((threading.get_ident(), mlflow.active_run()))
+
+    in_thread(open_run)
+    for _ in range(50):
+        in_thread(look)
+    assert seen[0][0] in [ident for ident, _ in seen[1:]], "no thread got the id again"
+    assert not any(run for _, run in seen[1:])
+    assert re.match(rf"run {seen[0][1][:8]}… .* left open in another thread", undone()[0])
+    assert MlflowClient().get_run(seen[0][1]).info.status == "KILLED"
+
+
+def test_a_server_that_hangs_is_not_waited_for(undone, tracked, monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mlflow.start_run()
+        mlflow.set_tracking_uri(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        registry = mlflow.tracking._tracking_service.utils._tracking_store_registry
+        registry._get_store_with_resolved_uri.cache_clear()  # the store of the run is known no more
+        mlflow.tracking._tracking_service.utils._get_store()
+        began = time.monotonic()
+        assert undone()
+        assert time.monotonic() - began < 6
 
 
 def test_a_callback_that_ends_the_active_run_when_it_is_collected_ends_no_other(undone, tracked):
