@@ -25,10 +25,10 @@ class _Stderr:
 
 
 def load_loguru() -> None:
-    """Import loguru. Its default handler keeps the stderr of that moment: pytest's, closed after the session."""
+    """Import loguru, whose default handler would keep the stderr of that moment, which pytest closes."""
     if "loguru" not in sys.modules:
         now = sys.stderr
-        sys.stderr = cast(TextIO, _Stderr(now))
+        sys.stderr = cast("TextIO", _Stderr(now))
         try:
             import loguru  # noqa: F401
         finally:

@@ -80,10 +80,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Tell what the tests left changed and what their models took; reports carry it, xdist's too."""
     session = config.stash.get(Session.key, None)
-    reports = [report for category in terminalreporter.stats.values() for report in category]
-    if session is None or not any(
-        {"mlctx_leaks", "mlctx_models"} & vars(report).keys() for report in reports
-    ):
+    reports = [
+        report  # of any kind: plugins have categories of their own
+        for category in terminalreporter.stats.values()
+        for report in category
+        if hasattr(report, "mlctx_leaks") or hasattr(report, "mlctx_models")
+    ]
+    if session is None or not reports:
         return
     from pytest_mlctx import report as room
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pytest
@@ -67,7 +67,7 @@ def _tracking(session: Session) -> str:
     return f"{store}, experiment {settings.experiment!r}{aside}"
 
 
-def leaks(mode: str, reports: Iterable[object]) -> list[str]:
+def leaks(mode: str, reports: Iterable[Any]) -> list[str]:
     """What the guard found, as the reports of the tests tell it: each finding, or one line with the count."""
     found = [report.mlctx_leaks for report in reports if hasattr(report, "mlctx_leaks")]
     if mode in ("warn", "error"):
@@ -78,7 +78,7 @@ def leaks(mode: str, reports: Iterable[object]) -> list[str]:
     return [f"mlctx: {tests} left the global context changed, it was put back: --mlctx-leaks=warn tells what"]
 
 
-def models(reports: Iterable[object]) -> list[str]:
+def models(reports: Iterable[Any]) -> list[str]:
     """What became of the requirements of models, where inferring them took more than a second."""
     told = [report.mlctx_models for report in reports if hasattr(report, "mlctx_models")]
     seconds = sum(of_a_test["seconds"] for of_a_test in told)
