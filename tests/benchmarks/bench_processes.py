@@ -1,0 +1,122 @@
+"""Whole processes: the first store, models of many kinds, suites with and without the plugin."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FIRST_STORE = """
+import mlflow, pathlib, sys, time
+path = pathlib.Path(sys.argv[1])
+began = time.perf_counter()
+{work}
+mlflow.set_experiment("bench")
+print(time.perf_counter() - began)
+"""
+BY_HAND = 'mlflow.set_tracking_uri(f"sqlite:///{path}")'
+OURS = (
+    "from pytest_mlctx.services import store; store.serve(); mlflow.set_tracking_uri(store.create(path).uri)"
+)
+
+OWN_STORE = """
+import mlflow, pytest
+
+@pytest.mark.parametrize("number", range(200))
+def test_own_store({fixture}, number):
+    {setup}
+    with mlflow.start_run():
+        mlflow.log_metric("accuracy", number)
+    assert len(mlflow.search_runs()) == 1
+"""
+UNUSED = """
+import pytest
+
+@pytest.mark.parametrize("number", range(500))
+def test_nothing(number):
+    assert number >= 0
+"""
+
+
+def python(*arguments: object, **environment: str) -> str:
+    """The last line that a Python process prints; what it writes about itself goes to its log."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("turn", range(3))
+@pytest.mark.parametrize("way", ["by hand", "ours"])
+def bench_first_store(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
+    code = FIRST_STORE.format(work=OURS if way == "ours" else BY_HAND)
+    measure(
+        "the first store of a process, after import mlflow",
+        way,
+        lambda: float(python("-c", code, tmp_path / "mlflow.db")),
+    )
+
+
+@pytest.mark.parametrize("turn", range(2))
+@pytest.mark.parametrize("way", ["MLflow's own way", "ours, cache empty", "ours, cache warm"])
+def bench_models(
+    measure: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, turn: int, way: str
+) -> None:
+    cache = tmp_path_factory.getbasetemp() / f"cache{turn}"  # filled by the run before the warm one
+    script = Path(__file__).with_name("models.py")
+    measure(
+        "18 models of 9 kinds",
+        way,
+        lambda: float(
+            python(
+                script,
+                "reuse" if way.startswith("ours") else "own",
+                tmp_path / "mlflow.db",
+                MLCTX_CACHE_DIR=str(cache),
+            )
+        ),
+    )
+
+
+def suite(folder: Path, code: str, *options: str) -> None:
+    (folder / "test_suite.py").write_text(code)
+    python(
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *options,
+        folder,
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+    )
+
+
+@pytest.mark.parametrize("way", ["a fresh SQLite store for each test", "ours"])
+def bench_suite_with_stores(measure: Any, tmp_path: Path, way: str) -> None:
+    ours = way == "ours"
+    code = OWN_STORE.format(
+        fixture="mlflow_service" if ours else "tmp_path",
+        setup="pass"
+        if ours
+        else 'mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db"); mlflow.set_experiment("bench")',
+    )
+    options = ("-p", "pytest_mlctx") if ours else ()
+    measure(
+        "200 tests, each with an empty store, whole process", way, lambda: suite(tmp_path, code, *options)
+    )
+
+
+@pytest.mark.parametrize("turn", range(15))
+@pytest.mark.parametrize("way", ["not installed", "ours"])
+def bench_unused(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
+    options = ("-p", "pytest_mlctx.entrypoint") if way == "ours" else ()
+    measure("500 tests that do not use it, whole process", way, lambda: suite(tmp_path, UNUSED, *options))
