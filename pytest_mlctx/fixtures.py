@@ -145,7 +145,7 @@ def mlflow_service(
     if reason := session.refuses(mlflow_config.get("tracking_uri", "")):
         pytest.fail(reason, pytrace=False)
     with _running(MlflowService, mlflow_config, "mlflow_config") as service:
-        with runs.tagging(session.tracking.tags), session.isolated(service):
+        with runs.tagging(session.tracking.tags), session.isolated(service, request):
             yield service
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+
+from pytest_mlctx.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from pytest_mlctx.services.state import Cell, Change, State
@@ -16,6 +18,7 @@ Author = tuple[object, str]
 """A value that a cell was left with, and who left it."""
 
 _HARMLESS = ("_pytest.", "pytest_mlctx.")  # their function-scoped fixtures change nothing for good
+_FILES = "files.litter"  # the kind that is told and left
 _PUT_BACK = "It was put back; undo it in the test itself, or in the fixture after its yield."
 _LEFT_THERE = "It was left there; track to a temporary store, as the fixture mlflow_service does."
 
@@ -46,6 +49,7 @@ class _Watched:
 
     baseline: _Baseline
     authors: dict[Cell, list[Author]] = field(default_factory=dict)
+    undone: list[Change] = field(default_factory=list)  # what fixtures of higher scope left when they ended
 
     def credit(self, changes: list[Change], fixture: pytest.FixtureDef[Any]) -> None:
         """Remember what a fixture has left."""
@@ -76,9 +80,8 @@ class Guard:
         self._watched: _Watched | None = None
         self._leaks: list[str] = []  # of the last test, all its attempts
         self._setups: list[_Baseline] = []  # of the fixtures that are being set up, outermost first
-        self._unseen: list[
-            tuple[pytest.FixtureDef[Any], _Baseline]
-        ] = []  # began before the guard
+        self._unfinished: Unfinished[_Baseline] = Unfinished()
+        self._last: State | None = None  # while nothing but pytest can have run since
         self._held: dict[pytest.FixtureDef[Any], _Held] = {}
         self._known: set[pytest.FixtureDef[Any]] = set()  # whose setup was seen
         self._ending: dict[pytest.FixtureDef[Any], State] = {}
@@ -86,7 +89,7 @@ class Guard:
     @property
     def _open(self) -> list[_Baseline]:
         watched = [] if self._watched is None else [self._watched.baseline]
-        return [*watched, *(baseline for _, baseline in self._unseen), *self._setups]
+        return [*watched, *self._unfinished.known(), *self._setups]
 
     def _now(self) -> State:
         return self._state.capture("mlflow", "environment", "files", "logging", "loguru")
@@ -96,14 +99,13 @@ class Guard:
         self._in_force = True
         if self._watched is None:
             self._watched = _Watched(_Baseline(self._now()))
-        self._unseen = [
-            (fixturedef, _Baseline(self._watched.baseline.state))
-            for fixturedef in _being_set_up(request)
-            if fixturedef.scope != "function" and fixturedef not in self._known
-        ]
+            self._unfinished.expect(request, _Baseline(self._watched.baseline.state))
+            for fixturedef in self._known:
+                self._unfinished.seen(fixturedef)
 
     def renumber_experiment(self, before: str, after: str) -> None:
         """Expect the new id where the old one was to come back: the experiment was made anew."""
+        self._last = None
         for held in self._held.values():
             for name in ("before", "after", "under"):
                 setattr(held, name, self._state.renumbered(getattr(held, name), before, after))
@@ -113,26 +115,29 @@ class Guard:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
         """Remember the state before anything of the test has run."""
-        self._watched = None
+        self._watched = self._last = None
         if self._in_force or self._concerns(item):
-            self._watched = _Watched(_Baseline(self._now()))
+            self._last = self._now()
+            self._watched = _Watched(_Baseline(self._last))
         return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self) -> None:
         """Tell the test from its fixtures."""
         self._catch_up()
+        self._last = None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
         """Tell what the fixture alone changes from what the test does."""
+        self._unfinished.seen(fixturedef)
         self._catch_up()
-        self._unseen = [unseen for unseen in self._unseen if unseen[0] is not fixturedef]
         self._known.add(fixturedef)
         shared = fixturedef.scope != "function"
         if not shared and (not self._names_fixtures or fixturedef.func.__module__.startswith(_HARMLESS)):
             return (yield)
-        own = _Baseline(self._now())
+        own = _Baseline(self._now() if shared or self._last is None else self._last)
+        self._last = None
         self._setups.append(own)
         try:
             result = yield
@@ -142,24 +147,24 @@ class Guard:
                 self._state.restore(own.state)
             raise
         self._setups.pop()
-        self._settle(fixturedef, own.state)
+        after = self._settle(fixturedef, own.state)
+        self._last = None if self._setups else after
         return result
 
     def _catch_up(self) -> None:
-        """Settle the fixtures whose setup the guard saw only the end of."""
-        while self._unseen and self._unseen[-1][0].cached_result is not None:
-            fixturedef, own = self._unseen.pop()
+        """Settle the fixtures of which the guard saw only the end of the setup."""
+        for fixturedef, own in self._unfinished.done():
             self._known.add(fixturedef)
             self._settle(fixturedef, own.state)
 
-    def _settle(self, fixturedef: pytest.FixtureDef[Any], before: State) -> None:
+    def _settle(self, fixturedef: pytest.FixtureDef[Any], before: State) -> State:
         after = self._now()
         changes = self._state.compare(before, after)
         shared = fixturedef.scope != "function"
         if self._names_fixtures and (shared or changes):
             fixturedef.addfinalizer(lambda: self._ending.update({fixturedef: self._now()}))
         if not changes:
-            return
+            return after
         if shared:
             under = before if self._watched is None else self._watched.baseline.state
             self._held[fixturedef] = _Held(before, after, under)
@@ -167,6 +172,7 @@ class Guard:
             self._watched.credit(changes, fixturedef)
         for baseline in self._open if shared else self._setups:
             self._move(baseline, before, after)
+        return after
 
     def _move(self, baseline: _Baseline, before: State, after: State) -> None:
         baseline.state = self._state.move(baseline.state, before, after)
@@ -175,19 +181,36 @@ class Guard:
         """Expect again what was there before the fixture, of all that it had changed."""
         ending, held = self._ending.pop(fixturedef, None), self._held.pop(fixturedef, None)
         if self._watched is not None:
-            if held is not None:
-                self._watched.credit(self._state.compare(held.before, held.after), fixturedef)
             if ending is not None:
                 self._watched.credit(self._state.compare(ending, self._now()), fixturedef)
             if held is None and fixturedef.cached_result is not None and fixturedef not in self._known:
                 # Alive since before the guard looked: what its end changes can't be told from a leak.
                 self._watched.baseline.state = self._now()
         if held is not None:
+            self._undo(held, fixturedef)
             for baseline in self._open:
                 self._move(baseline, held.after, held.before)
                 # Under it may lie what the test had changed before: that is healed now.
                 if held.under.pristine == held.before.pristine:
                     self._move(baseline, held.before, held.under)
+
+    def _undo(self, held: _Held, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """Put back at once what the fixture has not: the next one, of another parameter, may be waiting."""
+        now = self._now()
+        cells = dict(now.cells)
+        left: list[Change] = []
+        for change in self._state.compare(held.before, held.after):
+            value = cells.get(change.cell, self._state.ABSENT)
+            if self._state.same(value, change.after):
+                left.append(change)
+                if change.before is self._state.ABSENT:
+                    cells.pop(change.cell, None)
+                else:
+                    cells[change.cell] = change.before
+        if left and self._watched is not None:
+            self._watched.credit(left, fixturedef)
+            self._watched.undone += [change for change in left if change.cell[0] != _FILES]
+            self._state.restore(replace(now, cells=cells))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -237,9 +260,9 @@ class Guard:
         if watched is None:
             return ""
         changes = self._state.compare(watched.baseline.state, self._now())
-        if not changes:
-            return ""
-        self._state.restore(watched.baseline.state)
+        if changes:
+            self._state.restore(watched.baseline.state)
+        changes = [*watched.undone, *changes]
         told = [change for change in changes if change.sentence and self._mode != "off"]
         if not told:
             return ""
@@ -248,7 +271,7 @@ class Guard:
             by_culprit.setdefault(self._culprit(watched, item, change), []).append(str(change.sentence))
         leaks = [f"{culprit}: {', '.join(what)}" for culprit, what in by_culprit.items()]
         self._leaks += [leak for leak in leaks if leak not in self._leaks]
-        only_files = all(change.cell[0] == "files.litter" for change in told)
+        only_files = all(change.cell[0] == _FILES for change in told)
         return f"{'; '.join(leaks)}. {_LEFT_THERE if only_files else _PUT_BACK}"
 
     def _culprit(self, watched: _Watched, item: pytest.Item, change: Change) -> str:
@@ -256,15 +279,3 @@ class Guard:
             if self._state.same(value, change.after):
                 return f"{item.nodeid}, {who}"
         return item.nodeid
-
-
-def _being_set_up(request: pytest.FixtureRequest) -> list[pytest.FixtureDef[Any]]:
-    """The fixtures that wait for this request, outermost first."""
-    waiting: list[pytest.FixtureDef[Any]] = []
-    parent = getattr(request, "_parent_request", None)
-    while parent is not None:
-        fixturedef = getattr(parent, "_fixturedef", None)
-        if fixturedef is not None:
-            waiting.insert(0, fixturedef)
-        parent = getattr(parent, "_parent_request", None)
-    return waiting

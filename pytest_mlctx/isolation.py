@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_mlctx.unfinished import Unfinished
+
 if TYPE_CHECKING:
     from pytest_mlctx.guard import Guard
     from pytest_mlctx.services.store import Savepoint, Store
@@ -71,7 +73,13 @@ class Isolation:
     """
 
     def __init__(
-        self, guard: Guard, artifacts: Artifacts, store: Store, empty: Savepoint, experiment: str
+        self,
+        guard: Guard,
+        artifacts: Artifacts,
+        store: Store,
+        empty: Savepoint,
+        experiment: str,
+        request: pytest.FixtureRequest,
     ) -> None:
         from pytest_mlctx.services import runs
         from pytest_mlctx.services.store import layers
@@ -86,6 +94,8 @@ class Isolation:
         self._left: dict[pytest.FixtureDef[Any], _Left] = {}
         self._version = -1  # of the store's data when a test began
         self._setting_up = False
+        self._unfinished: Unfinished[tuple[int, Savepoint]] = Unfinished()
+        self._unfinished.expect(request, (store.data_version(), store.savepoint()))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
@@ -112,15 +122,29 @@ class Isolation:
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
         """Keep what a fixture of higher scope writes for all the tests that it lives for."""
+        self._unfinished.seen(fixturedef)
+        self._catch_up()
         if fixturedef.scope == "function":
             return (yield)
         version, before = self._store.data_version(), self._store.savepoint()
         result = yield
+        self._keep(fixturedef, version, before)
+        return result
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self) -> None:
+        """Tell what the test writes from what a fixture did that began before the service."""
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        for fixturedef, (version, before) in self._unfinished.done():
+            self._keep(fixturedef, version, before)
+
+    def _keep(self, fixturedef: pytest.FixtureDef[Any], version: int, before: Savepoint) -> None:
         if self._store.data_version() != version:
             layer = self._layers.between(before, self._store.savepoint(), experiment=self._experiment_id)
             self._left[fixturedef] = _Left(layer, self._store.artifacts)
             self._artifacts.hold(self._store.artifacts)
-        return result
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Forget what the fixture left: the next test starts without it."""

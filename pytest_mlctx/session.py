@@ -79,22 +79,29 @@ class Session:
 
     def follow(self, items: list[pytest.Item]) -> None:
         """Register the hooks that follow each test, where one is known to use a service or all are judged."""
-        if items and (self.judges_every_test or self.used_by(items)):
+        used = self.used_by(items)
+        if used:
+            self._load_loguru()
+        if items and (self.judges_every_test or used):
             self._register()
         if items and self.settings.requirements == "reuse":
             self.reuse_requirements(always=True)
 
     def activate(self, request: pytest.FixtureRequest) -> None:
         """Follow each test from now on: the first service is about to start for this request."""
+        self._load_loguru()
         self._register()
         self.guard.in_force(request)
 
+    def _load_loguru(self) -> None:
+        from pytest_mlctx.logs import load_loguru
+
+        load_loguru()
+
     def _register(self) -> None:
         if not self.active:
-            from pytest_mlctx.logs import load_loguru
             from pytest_mlctx.services import state
 
-            load_loguru()
             self.active = True
             self._config.add_cleanup(state.watch(self._config.rootpath))
             self._config.pluginmanager.register(self.guard, "mlctx-guard")
@@ -133,7 +140,7 @@ class Session:
             sandbox.close()
 
     @contextmanager
-    def isolated(self, service: MlflowService) -> Iterator[None]:
+    def isolated(self, service: MlflowService, request: pytest.FixtureRequest) -> Iterator[None]:
         """Where the service tracks to the temporary store: isolation by test, and remote stores governed."""
         from pytest_mlctx.isolation import Isolation
         from pytest_mlctx.services import remote
@@ -145,7 +152,9 @@ class Session:
         with ExitStack() as stack:
             stack.enter_context(remote.standing_in(store.uri))
             if self.settings.isolation != "session":
-                isolation = Isolation(self.guard, self.artifacts, store, empty, service.experiment_name)
+                isolation = Isolation(
+                    self.guard, self.artifacts, store, empty, service.experiment_name, request
+                )
                 self._config.pluginmanager.register(isolation, "mlctx-isolation")
                 stack.callback(self._config.pluginmanager.unregister, isolation)
             yield

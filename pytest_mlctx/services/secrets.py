@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+if TYPE_CHECKING:  # a session that only tells where it tracks does not load it
+    from pydantic import ValidationError
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]\S*@")
 _PARAMETERS = re.compile(r"(?i)([?&](?:[a-z_]*(?:password|passwd|pwd|token|secret|key)[a-z_]*)=)[^&\s]*")
@@ -36,6 +37,9 @@ def _holds_credentials(text: str) -> bool:
 
 def redacted(error: ValidationError) -> ValidationError:
     """The error without the credentials in its inputs: pydantic shows the input of each mistake."""
+    from pydantic import ValidationError
+    from pydantic_core import InitErrorDetails, PydanticCustomError
+
     mistakes = error.errors(include_url=False)
     if not any(_holds_credentials(f"{mistake['msg']} {mistake['input']!r}") for mistake in mistakes):
         return error
