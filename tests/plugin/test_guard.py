@@ -1,0 +1,467 @@
+"""The guard's verdicts: who is named, what may stay, how it is told, what it costs."""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+
+import pytest
+
+HEAD = """
+    import os, threading
+    import mlflow, pytest
+    from loguru import logger
+
+    def experiment():
+        return mlflow.get_experiment(mlflow.tracking.fluent._active_experiment_id).name
+"""
+
+
+@pytest.fixture
+def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester):
+    """Runs a suite in this process and gives its result, with what the guard found by test."""
+
+    def run(source: str, *args: str, head: str = HEAD, leaks: str = "warn"):
+        pytester.makepyfile(test_it=textwrap.dedent(head) + textwrap.dedent(source))
+        mode = (f"--mlctx-leaks={leaks}",) if leaks else ()
+        result = pytester.runpytest_inprocess(*mode, "-p", "no:cacheprovider", *args)
+        result.leaks = found(result.reprec)
+        return result
+
+    yield run
+    os.environ.pop("MLFLOW_X", None)
+
+
+def found(recorder: pytest.HookRecorder) -> dict[str, str]:
+    reports = recorder.getreports("pytest_runtest_logreport")
+    return {
+        report.nodeid.partition("::")[2]: "; ".join(report.mlctx_leaks)
+        for report in reports
+        if hasattr(report, "mlctx_leaks")
+    }
+
+
+def test_a_fixture_of_the_test_is_named_where_it_does_not_undo(session):
+    result = session("""
+        @pytest.fixture
+        def elsewhere(tmp_path):
+            mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+
+        @pytest.fixture
+        def running():
+            return mlflow.start_run(run_name="mine")
+
+        @pytest.fixture
+        def wrongly_undone():
+            os.environ["MLFLOW_X"] = "1"
+            yield
+            os.environ["MLFLOW_X"] = ""
+
+        @pytest.fixture
+        def undone(monkeypatch):
+            monkeypatch.setenv("MLFLOW_X", "1")
+            with mlflow.start_run() as run:
+                yield run
+
+        def test_elsewhere(mlflow_service, elsewhere): pass
+        def test_running(mlflow_service, running): os.environ["MLFLOW_Y"] = "1"
+        def test_wrongly_undone(mlflow_service, wrongly_undone): pass
+        def test_undone(mlflow_service, undone): pass
+        def test_after(mlflow_service):
+            assert mlflow.active_run() is None and mlflow.get_tracking_uri() == mlflow_service.tracking_uri
+    """)
+    result.assert_outcomes(passed=5, warnings=3)
+    assert list(result.leaks) == ["test_elsewhere", "test_running", "test_wrongly_undone"]
+    assert result.leaks["test_elsewhere"].startswith(
+        "test_it.py::test_elsewhere, fixture 'elsewhere': tracking URI changed to sqlite:"
+    )
+    assert re.fullmatch(
+        r"test_it.py::test_running, fixture 'running': run \w{8}… \(mine\) left open; "
+        "test_it.py::test_running: `MLFLOW_Y` set",
+        result.leaks["test_running"],
+    )
+    assert result.leaks["test_wrongly_undone"] == (
+        "test_it.py::test_wrongly_undone, fixture 'wrongly_undone': `MLFLOW_X` set"
+    )
+
+
+@pytest.mark.parametrize("scope", ["class", "module", "package", "session"])
+def test_what_a_fixture_of_higher_scope_holds_is_its_own(session, scope):
+    result = session(f"""
+        @pytest.fixture(scope="{scope}", params=["first", "second"])
+        def held(request, mlflow_service):
+            before = experiment()
+            mlflow.set_experiment(request.param)
+            handler = logger.add(print)
+            os.environ["MLFLOW_X"] = request.param
+            with mlflow.start_run(run_name=request.param):
+                yield request.param
+            mlflow.set_experiment(before)
+            logger.remove(handler)
+            del os.environ["MLFLOW_X"]
+
+        class TestHeld:
+            def test_one(self, held):
+                assert mlflow.active_run().info.run_name == experiment() == os.environ["MLFLOW_X"] == held
+                mlflow.start_run(nested=True)
+
+            def test_two(self, held):
+                assert mlflow.active_run().info.run_name == experiment() == os.environ["MLFLOW_X"] == held
+
+        def test_without(mlflow_service):
+            pass
+    """)
+    result.assert_outcomes(passed=5, warnings=2)
+    assert set(result.leaks) == {"TestHeld::test_one[first]", "TestHeld::test_one[second]"}
+    assert re.search(
+        r"test_one\[first\]: run \w{8}… \([\w-]+\) left open$", result.leaks["TestHeld::test_one[first]"]
+    )
+
+
+def test_a_fixture_of_higher_scope_is_named_once_it_is_torn_down(session):
+    result = session("""
+        @pytest.fixture(scope="class", params=["first", "second"])
+        def held(request, mlflow_service):
+            mlflow.set_experiment(request.param)
+            logger.configure(extra={"param": request.param})
+
+        class TestHeld:
+            def test_one(self, held): pass
+            def test_two(self, held): pass
+
+        def test_without(mlflow_service):
+            assert experiment() == mlflow_service.experiment_name
+            assert logger._core.extra == {}
+    """)
+    result.assert_outcomes(passed=5)
+    assert list(result.leaks) == ["TestHeld::test_one[second]", "TestHeld::test_two[second]"]
+    for name, leak in result.leaks.items():
+        assert re.fullmatch(
+            rf"test_it.py::{re.escape(name)}, fixture 'held': "
+            "active experiment changed to .*, loguru's extra 'param' set",
+            leak,
+        )
+
+
+def test_fixtures_that_are_first_set_up_by_getfixturevalue(session):
+    result = session("""
+        @pytest.fixture(scope="session")
+        def tracking(request):
+            service = request.getfixturevalue("mlflow_service")
+            mlflow.set_experiment("of the session")
+            yield service
+            mlflow.set_experiment(service.experiment_name)
+
+        @pytest.fixture(scope="module")
+        def held():
+            mlflow.set_experiment("held")
+            yield
+            mlflow.set_experiment("of the session")
+
+        def test_plain(): pass
+        def test_first(tracking): assert experiment() == "of the session"
+        def test_again(tracking): assert experiment() == "of the session"
+        def test_in_the_middle(request, tracking):
+            os.environ["MLFLOW_X"] = "1"
+            request.getfixturevalue("held")
+            assert experiment() == "held"
+        def test_after(tracking): assert experiment() == "held" and "MLFLOW_X" not in os.environ
+    """)
+    result.assert_outcomes(passed=5)
+    assert result.leaks == {"test_in_the_middle": "test_it.py::test_in_the_middle: `MLFLOW_X` set"}
+
+
+def test_a_service_that_only_getfixturevalue_asks_for_is_followed_from_then_on(session):
+    result = session(
+        """
+        @pytest.fixture(scope="session")
+        def tracking(request):
+            service = request.getfixturevalue("mlflow_service")
+            mlflow.set_experiment("of the session")
+            yield service
+            mlflow.set_experiment(service.experiment_name)
+
+        def test_before(): os.environ["MLFLOW_X"] = "its own"
+        def test_first(tracking): assert experiment() == "of the session"
+        def test_again(tracking):
+            assert experiment() == "of the session"
+            os.environ["MLFLOW_X"] = "2"
+        def test_after(): assert os.environ.pop("MLFLOW_X") == "its own"
+        def test_last(): assert "MLFLOW_X" in os.environ and experiment() == "of the session"
+        """,
+        leaks="",
+    )
+    result.assert_outcomes(passed=5)
+    assert set(result.leaks) == {"test_again", "test_after"}
+
+
+def test_a_setup_of_higher_scope_that_fails_is_undone_at_once(session):
+    result = session("""
+        @pytest.fixture(scope="module")
+        def failing(mlflow_service):
+            mlflow.start_run()
+            raise RuntimeError
+
+        def test_one(failing): pass
+        def test_two(mlflow_service): assert mlflow.active_run() is None
+    """)
+    result.assert_outcomes(passed=1, errors=1)
+
+
+LEAKING = """
+    def test_leaving(mlflow_service): os.environ["MLFLOW_X"] = "1"
+    def test_after(mlflow_service): assert "MLFLOW_X" not in os.environ
+"""
+SENTENCE = "test_it.py::test_leaving: `MLFLOW_X` set"
+
+
+@pytest.mark.parametrize("args", [(), ("-q",)])
+def test_auto_counts(session, args):
+    result = session(LEAKING, *args, leaks="")
+    result.assert_outcomes(passed=2)
+    line = "mlctx: 1 test left the global context changed, it was put back: --mlctx-leaks=warn tells what"
+    assert result.outlines.count(line) == 1
+    assert SENTENCE not in result.stdout.str()
+
+
+def test_off_puts_back_and_is_silent(session):
+    result = session(LEAKING, leaks="off")
+    result.assert_outcomes(passed=2)
+    assert result.leaks == {}
+    assert "put back" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("args", [(), ("-q",)])
+def test_warn_tells_each(session, args):
+    result = session(LEAKING, *args)
+    result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"*LeakWarning: {SENTENCE}. It was put back; undo it in the test itself*",
+            "*= mlctx: left changed, and put back =*",
+            SENTENCE,
+        ]
+    )
+
+
+def test_warn_from_ini(session, pytester):
+    pytester.makeini("[pytest]\nmlctx_leaks = warn")
+    assert list(session(LEAKING, leaks="").leaks) == ["test_leaving"]
+
+
+def test_the_warning_can_be_filtered_in_ini_and_by_mark(session, pytester):
+    pytester.makeini(
+        "[pytest]\nfilterwarnings =\n  error\n  ignore:The ``noload``\n  ignore::pytest_mlctx.LeakWarning"
+    )
+    result = session(LEAKING)
+    result.assert_outcomes(passed=2, warnings=0)
+    assert "LeakWarning" not in result.stdout.str()
+
+
+def test_a_warning_that_is_an_error_is_one_at_the_teardown(session):
+    result = session(LEAKING, "-W", "error::pytest_mlctx.LeakWarning")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaving*", f"*LeakWarning: {SENTENCE}*"])
+    assert "INTERNALERROR" not in result.stdout.str()
+
+
+def test_error_is_one_sentence_at_the_teardown(session):
+    result = session(LEAKING, leaks="error")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ERROR at teardown of test_leaving*", f"{SENTENCE}. It was put back; *", f"ERROR *{SENTENCE[:20]}*"]
+    )
+    assert "Traceback" not in result.stdout.str()
+    assert "guard.py" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("leaks", ["warn", "error"])
+def test_an_error_of_the_tests_own_teardown_stays(session, leaks):
+    result = session(
+        """
+        @pytest.fixture
+        def failing():
+            yield
+            raise RuntimeError("its own")
+
+        def test_leaving(mlflow_service, failing): os.environ["MLFLOW_X"] = "1"
+        def test_after(mlflow_service): assert "MLFLOW_X" not in os.environ
+        """,
+        leaks=leaks,
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["E*RuntimeError: its own", "*- Captured leak teardown -*", f"{SENTENCE}.*"])
+    assert list(result.leaks) == ["test_leaving"]
+
+
+def test_files_are_told_once_and_left(session, pytester):
+    result = session("""
+        from pathlib import Path
+        def test_leaving(mlflow_service): Path("mlruns").mkdir()
+        def test_more(mlflow_service): Path("mlruns/1").mkdir()
+        def test_elsewhere(mlflow_service, tmp_path, monkeypatch):
+            monkeypatch.chdir(tmp_path)
+            Path("mlruns").mkdir()
+    """)
+    assert result.leaks == {"test_leaving": f"test_it.py::test_leaving: {pytester.path / 'mlruns'} written"}
+    assert (pytester.path / "mlruns/1").exists()
+    result.stdout.fnmatch_lines(
+        ["*LeakWarning: *mlruns written. It was left there; track to a temporary store*"]
+    )
+
+
+def test_auto_leaves_tests_alone_that_use_no_service(session):
+    result = session(
+        """
+        @pytest.fixture
+        def mlflow_run():
+            "A user's own, of the same name."
+
+        def test_leaving(mlflow_run): os.environ["MLFLOW_X"] = "1"
+        def test_after(): assert os.environ.pop("MLFLOW_X")
+        def test_service(mlflow_service): assert "MLFLOW_X" not in os.environ
+        """,
+        leaks="",
+    )
+    result.assert_outcomes(passed=3)
+    assert result.leaks == {}
+
+
+def test_an_attempt_that_is_repeated_is_told_too(session):
+    pytest.importorskip("pytest_rerunfailures")
+    result = session(
+        """
+        attempts = []
+        def test_flaky(mlflow_service):
+            attempts.append(1)
+            assert "MLFLOW_X" not in os.environ
+            if len(attempts) == 1:
+                os.environ["MLFLOW_X"] = "1"
+                assert False
+        """,
+        "-p",
+        "rerunfailures",
+        "--reruns=2",
+    )
+    assert result.leaks == {"test_flaky": "test_it.py::test_flaky: `MLFLOW_X` set"}
+
+
+def test_warn_judges_tests_without_a_service_and_imports_nothing(pytester, no_other_plugin):
+    pytester.makeconftest("""
+        import sys
+        def pytest_unconfigure():
+            heavy = {"mlflow", "loguru", "plyer", "pydantic", "numpy"} & sys.modules.keys()
+            print("imported:", sorted(heavy))
+    """)
+    pytester.makepyfile("""
+        import logging, os
+        def test_leaving(): os.environ["MLFLOW_X"] = "1"
+        def test_after(): assert "MLFLOW_X" not in os.environ
+    """)
+    result = pytester.runpytest_subprocess("--mlctx-leaks=warn")
+    result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(["*::test_leaving: `MLFLOW_X` set"])
+    assert "imported: []" in result.outlines
+
+
+def test_a_package_that_a_test_imports_is_compared_with_its_pristine_state(pytester, no_other_plugin):
+    pytester.makepyfile("""
+        def test_loguru():
+            from loguru import logger
+            logger.remove()
+            logger.add("their.log")
+
+        def test_loguru_again():
+            from loguru import logger
+            assert list(logger._core.handlers) == [0]
+
+        def test_mlflow():
+            import mlflow
+            mlflow.set_tracking_uri("sqlite:///other.db")
+            mlflow.autolog()
+
+        def test_mlflow_again():
+            import mlflow
+            from mlflow.utils import autologging_utils, import_hooks
+            assert mlflow.get_tracking_uri() != "sqlite:///other.db"
+            assert not any(autologging_utils.AUTOLOGGING_INTEGRATIONS.values())
+            assert not import_hooks._post_import_hooks
+    """)
+    result = pytester.runpytest_subprocess("--mlctx-leaks=warn")
+    result.assert_outcomes(passed=4, warnings=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*::test_loguru: loguru handler 1 left, with the sink 'their.log', loguru handler 0 removed",
+            "*::test_mlflow: autologging left on, tracking URI changed to sqlite:///other.db",
+        ]
+    )
+
+
+@pytest.fixture
+def xdist(pytester, monkeypatch):
+    pytest.importorskip("xdist")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p mlctx -p xdist -p xdist.looponfail -p no:cacheprovider")
+
+
+def test_what_workers_find_reaches_the_summary_a_crashed_ones_too(pytester, xdist):
+    pytester.makepyfile("""
+        import os, pytest
+        @pytest.mark.parametrize("n", range(4))
+        def test_leaving(n): os.environ["MLFLOW_X"] = "1"
+        def test_crash(): os._exit(1)
+    """)
+    result = pytester.runpytest_subprocess("--mlctx-leaks=warn", "-n1", "--max-worker-restart=0", "-q")
+    result.stdout.fnmatch_lines(["*= mlctx: left changed, and put back =*"])
+    lines = [line for line in result.outlines if line.endswith(": `MLFLOW_X` set")]
+    assert len([line for line in lines if "LeakWarning" not in line]) == 4
+
+
+@pytest.mark.slow
+def test_callbacks_of_a_genai_flavour_go(pytester, no_other_plugin):
+    pytest.importorskip("litellm")
+    pytester.makepyfile("""
+        import litellm, mlflow
+        def test_leaving(mlflow_service):
+            mlflow.litellm.autolog()
+            assert "mlflow" in litellm.success_callback
+        def test_after(mlflow_service): assert "mlflow" not in litellm.success_callback
+    """)
+    result = pytester.runpytest_subprocess("--mlctx-leaks=warn")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*::test_leaving: autologging of litellm left on"])
+
+
+@pytest.mark.slow
+def test_the_guard_costs_less_than_a_millisecond(session):
+    """CPU time of a session of trivial tests, each with two fixtures of its own, MLflow in use."""
+    suite = """
+        import time
+        @pytest.fixture
+        def one(): pass
+        @pytest.fixture
+        def two(one): pass
+        def test_first(mlflow_service):
+            with mlflow.start_run(): mlflow.log_metric("a", 1)
+        began = []
+        @pytest.mark.parametrize("n", range(400))
+        def test_trivial(two, n): began.append(time.process_time())
+        def test_last():
+            print(f"cost: {(began[-1] - began[0]) / (len(began) - 1)}")
+    """
+
+    def cost(leaks: str) -> float:
+        output = session(suite, "-s", "-q", leaks=leaks).stdout.str()
+        return float(re.search(r"cost: (\S+)", output).group(1))
+
+    def plain() -> float:
+        source = suite.replace("mlflow_service", "monkeypatch").replace("with mlflow.start_run(): ", "pass #")
+        return float(re.search(r"cost: (\S+)", session(source, "-s", "-q", leaks="").stdout.str()).group(1))
+
+    base, auto, warn = (
+        min(measure() for _ in range(2)) for measure in (plain, lambda: cost("auto"), lambda: cost("warn"))
+    )
+    print(f"ms a test: {base * 1e3:.2f} without, {auto * 1e3:.2f} auto, {warn * 1e3:.2f} warn")
+    assert auto - base < 0.001
+    assert warn - base < 0.001
