@@ -373,23 +373,19 @@ def test_threads(pytester: pytest.Pytester) -> None:
     )
 
 
-def test_many_records_take_no_time(pytester: pytest.Pytester) -> None:
+def test_many_records_at_once(pytester: pytest.Pytester) -> None:
     passes(
         pytester,
         """
-        import logging, time
+        import time
 
         def test(logger_service, caplog):
-            def timed(log):
-                caplog.clear()
-                began = time.process_time()
-                for number in range(2000):
-                    log("a record")
-                assert len(caplog.messages) == 2000
-                return time.process_time() - began
-            # loguru with a file sink and the bridge, against what pytest's handlers cost a stdlib logger
-            ours, theirs = timed(logger_service.logger().warning), timed(logging.getLogger("x").warning)
-            assert ours < 8 * theirs, (ours, theirs)
+            began = time.process_time()
+            for number in range(2000):
+                logger_service.logger().info("{}", number)
+            seconds = time.process_time() - began
+            assert caplog.messages == [str(number) for number in range(2000)]
+            assert seconds < 4  # 0.25 ms each on the slowest machine so far, the log file included
         """,
     )
 
