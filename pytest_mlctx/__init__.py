@@ -33,14 +33,15 @@ __all__ = [
 # Whoever names the package as a plugin means the plugin.
 pytest_plugins = ("pytest_mlctx.plugin",)
 
+if not TYPE_CHECKING:  # to type checkers a name that is not above is a mistake
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "LeakWarning":
-        from pytest_mlctx import guard
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "LeakWarning":
+            from pytest_mlctx import guard
 
-        return guard.LeakWarning
-    from pytest_mlctx import services
+            return guard.LeakWarning
+        from pytest_mlctx import services
 
-    return getattr(services, name)
+        return getattr(services, name)

@@ -27,7 +27,7 @@ def _running(kind: type[S], fields: dict[str, Any], fixture: str) -> Iterator[S]
 
     from pytest_mlctx.services import ServiceError
 
-    mistake = ""
+    service, mistake = None, ""
     try:
         service = kind(**fields)
         service.start()
@@ -35,7 +35,7 @@ def _running(kind: type[S], fields: dict[str, Any], fixture: str) -> Iterator[S]
         mistake = " ".join(_sentence(kind, fixture, details) for details in error.errors(include_url=False))
     except ServiceError as error:
         mistake = str(error)
-    if mistake:  # failed here, where no other exception is shown with it
+    if service is None or mistake:  # failed here, where no other exception is shown with it
         pytest.fail(mistake, pytrace=False)
     try:
         yield service

@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:
+    from pytest_mlctx.services.state import State
     from pytest_mlctx.services.store import Savepoint, Store
 
 AMBIENT = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
@@ -110,7 +113,7 @@ class Hermetic:
         for name, value in _SILENCED.items():  # before the template is built, which may import mlflow
             os.environ[name] = value
         if self._settings.tracking_uri is None:
-            self.store = store.create((self._link or folder) / "mlflow.db", fallback=folder)
+            self.store = self._create((self._link or folder) / "mlflow.db", folder, before)
             self.store_uri, self.empty = self.store.uri, self.store.savepoint()
         self._enforce()
         own = () if self._settings.registry_uri is None else (self._settings.registry_uri,)
@@ -124,6 +127,19 @@ class Hermetic:
             state.restore(before)
             if self.store is not None:
                 self.store.close()
+
+    def _create(self, path: Path, fallback: Path, before: State) -> Store:
+        from pytest_mlctx.services import state, store
+        from pytest_mlctx.services.mlflow import incompatibility
+
+        try:
+            return store.create(path, fallback=fallback)
+        except Exception as error:
+            state.restore(before)
+            reason = incompatibility(error)
+            if reason is None:
+                raise
+        pytest.fail(reason, pytrace=False)
 
     def _enforce(self) -> None:
         for name in _SET_ASIDE:

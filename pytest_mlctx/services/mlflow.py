@@ -209,11 +209,8 @@ class MlflowService(Service):
         except Exception as error:
             where = f"MlflowService.tracking_uri {secrets.redact(self.tracking_uri)!r}"
             text = secrets.redact(" ".join(str(error).split()))
-            if "FallbackAsyncAdaptedQueuePool" in text:
-                sentence = (
-                    f"MLflow {mlflow.__version__} cannot open a SQL store beside SQLAlchemy 2.1: "
-                    "install 'sqlalchemy<2.1', or MLflow 3.14 or newer."
-                )
+            if incompatible := incompatibility(error):
+                sentence = incompatible
             elif "out-of-date database schema" in text or "Can't locate revision" in text:
                 sentence = (
                     f"{where} was made by another MLflow than {mlflow.__version__}: back it up and run "
@@ -225,6 +222,18 @@ class MlflowService(Service):
 
 
 RunConfig = MlflowService.RunConfig
+
+
+def incompatibility(error: Exception) -> str | None:
+    """What to do where MLflow cannot be used beside another installed package; None for another error."""
+    if "FallbackAsyncAdaptedQueuePool" not in str(error):
+        return None
+    import mlflow
+
+    return (
+        f"MLflow {mlflow.__version__} cannot open a SQL store beside SQLAlchemy 2.1: "
+        "install 'sqlalchemy<2.1', or MLflow 3.14 or newer."
+    )
 
 
 def _end_run(run_id: str, status: str) -> None:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from loguru import logger
@@ -33,8 +34,7 @@ def active_experiment_id() -> str:
 
 def activate_experiment(experiment_id: str) -> None:
     """What ``mlflow.set_experiment`` does to the process, for an experiment that is known to exist."""
-    from mlflow.tracking import fluent
-
+    fluent: Any = import_module("mlflow.tracking.fluent")
     fluent._active_experiment_id = experiment_id
     os.environ["MLFLOW_EXPERIMENT_ID"] = experiment_id
 

@@ -6,7 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a session that only tells where it tracks does not load it
-    from pydantic import ValidationError
+    from typing import Any
+
+from pydantic import ValidationError
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]\S*@")
 _PARAMETERS = re.compile(r"(?i)([?&](?:[a-z_]*(?:password|passwd|pwd|token|secret|key)[a-z_]*)=)[^&\s]*")
@@ -43,11 +45,12 @@ def redacted(error: ValidationError) -> ValidationError:
     mistakes = error.errors(include_url=False)
     if not any(_holds_credentials(f"{mistake['msg']} {mistake['input']!r}") for mistake in mistakes):
         return error
+    custom: Any = PydanticCustomError  # typed for literals only
     return ValidationError.from_exception_data(
         error.title,
         [
             InitErrorDetails(
-                type=PydanticCustomError(mistake["type"], redact(mistake["msg"])),
+                type=custom(mistake["type"], redact(mistake["msg"])),
                 loc=mistake["loc"],
                 input=redact(str(mistake["input"])),
             )
