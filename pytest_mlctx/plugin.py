@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mlctx import settings
+from pytest_mlctx import options, settings
 from pytest_mlctx.session import Autouse, Session
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
-    settings.add_options(parser)
+    options.add_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,8 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
                 raise
 
 
-def _begin(config: pytest.Config, options: argparse.Namespace) -> None:
-    session = config.stash[Session.key] = Session(config, settings.read(config, options))
+def _begin(config: pytest.Config, given: argparse.Namespace) -> None:
+    session = config.stash[Session.key] = Session(config, settings.read(config, given))
     if session.settings.autouse:
         config.pluginmanager.register(Autouse(session.settings.autouse), "mlctx-autouse")
     if "mlflow" in session.settings.autouse:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_mlctx.settings import OPTIONS, Option, Origin
+from pytest_mlctx.options import OPTIONS, Option, Origin
 
 SERVICES = ("logger", "alerts", "mlflow")
 LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")

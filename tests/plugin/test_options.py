@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mlctx import settings
+from pytest_mlctx import options
 
 pytestmark = pytest.mark.usefixtures("ours_imported", "no_other_plugin")
 
@@ -76,7 +76,7 @@ def one_sentence(result: pytest.RunResult) -> str:
 def test_a_bad_value_is_one_sentence_before_any_test(
     pytester: pytest.Pytester, name: str, value: str, words: list[str], where: str
 ) -> None:
-    option = next(option for option in settings.OPTIONS if option.name == name)
+    option = next(option for option in options.OPTIONS if option.name == name)
     pytester.makepyfile(test_tell=TELL)
     if where == "ini" or option.ini_only:
         if value == "" and option.ini_type != "string":
@@ -265,12 +265,12 @@ def test_the_readme_shows_the_table_of_the_code() -> None:
     table, end, _ = rest.partition("\n<!-- /options -->")
     assert start
     assert end
-    assert table.strip() == settings.table(), "put the output of pytest_mlctx.settings.table() there"
+    assert table.strip() == options.table(), "put the output of pytest_mlctx.options.table() there"
 
 
 def test_each_option_has_a_line_of_help_with_its_default(pytester: pytest.Pytester) -> None:
     text = " ".join(str(pytester.runpytest_inprocess("--help").stdout).split())
-    for option in settings.OPTIONS:
+    for option in options.OPTIONS:
         assert f"{option.help} (default: {option.told_default})" in text
         assert option.ini in text
         assert option.ini_only or f"{option.flag}={option.placeholder}" in text

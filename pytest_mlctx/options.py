@@ -1,0 +1,152 @@
+"""One table of options: the parser, the ini file and the README take them from it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import pytest
+
+Origin = Literal["command line", "ini", "default"]
+"""Where a value came from."""
+
+
+class Option(NamedTuple):
+    """One option, of the command line and of ini.
+
+    A tuple: a dataclass would cost every pytest session a millisecond.
+    """
+
+    name: str
+    help: str
+    default: str | None = None
+    default_text: str = "none"
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    repeatable: bool = False
+    ini_only: bool = False
+    ini_type: Literal["string", "linelist", "args"] = "string"
+
+    @property
+    def flag(self) -> str:
+        """As it is written on the command line."""
+        return "--mlctx-" + self.name.replace("_", "-")
+
+    @property
+    def ini(self) -> str:
+        """As it is written in an ini file."""
+        return f"mlctx_{self.name}"
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for the value in the usage."""
+        return "{" + ",".join(self.choices) + "}" if self.choices else self.metavar
+
+    @property
+    def told_default(self) -> str:
+        """The default in words."""
+        return self.default or self.default_text
+
+
+UNSET: Any = object()  # pytest 7.4 gives '' or [] for an ini option that is unset and has no default
+
+OPTIONS = (
+    Option(
+        "experiment",
+        "MLflow experiment that the tests' runs go to",
+        default_text="the name of the root folder",
+        metavar="NAME",
+    ),
+    Option(
+        "log_level",
+        "least severity of loguru's records that is logged, such as INFO",
+        default="DEBUG",
+        metavar="LEVEL",
+    ),
+    Option(
+        "log_sink",
+        "file that loguru's records are appended to; an xdist worker writes beside it, run.gw0.log",
+        default_text="a temporary file",
+        metavar="PATH",
+    ),
+    Option(
+        "tracking_uri",
+        "MLflow store that the tests track to, such as sqlite:///mlflow.db or http://host:5000",
+        default_text="a temporary SQLite file",
+        metavar="URI",
+    ),
+    Option(
+        "registry_uri",
+        "MLflow store that models are registered in",
+        default_text="the tracking URI",
+        metavar="URI",
+    ),
+    Option(
+        "isolation",
+        "test: each test starts from what the living fixtures of higher scope left in the temporary store; "
+        "session: the store keeps what all tests logged; auto: test on the temporary store, session on "
+        "one that you named",
+        default="auto",
+        choices=("auto", "session", "test"),
+    ),
+    Option(
+        "remote",
+        "what becomes of a remote store that the code under test names itself while the temporary one is in "
+        "force: refuse it at first use, redirect it to the temporary store, or allow it",
+        default="refuse",
+        choices=("refuse", "redirect", "allow"),
+    ),
+    Option(
+        "requirements",
+        "how log_model and save_model come by pip requirements that the code does not give: infer them each "
+        "time, as MLflow does; reuse them for each kind of model, in every test; auto: reuse them on a "
+        "temporary store",
+        default="auto",
+        choices=("auto", "infer", "reuse"),
+    ),
+    Option("tag", "tag every run; repeatable", metavar="KEY=VALUE", repeatable=True, ini_type="linelist"),
+    Option(
+        "alerts",
+        "where alerts go: printed, shown on the desktop, or nowhere",
+        default="console",
+        choices=("console", "desktop", "off"),
+    ),
+    Option(
+        "leaks",
+        "what to do when a test leaves the process-wide state changed: auto puts it back for tests that use "
+        "a service and counts them; warn and error judge every test",
+        default="auto",
+        choices=("auto", "off", "warn", "error"),
+    ),
+    Option(
+        "autouse",
+        "services that are started for every test: any of logger, alerts, mlflow, separated by spaces",
+        ini_only=True,
+        ini_type="args",
+    ),
+)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare the table to pytest's parser, for the command line and for ini."""
+    group = parser.getgroup("mlctx", "loguru, alerts and MLflow in tests (pytest-mlctx)")
+    for option in OPTIONS:
+        text = f"{option.help} (default: {option.told_default})"
+        parser.addini(option.ini, text, type=option.ini_type, default=UNSET)
+        if not option.ini_only:
+            group.addoption(
+                option.flag,
+                dest=option.ini,
+                action="append" if option.repeatable else "store",
+                metavar=option.placeholder,
+                help=text.replace("%", "%%"),
+            )
+
+
+def table() -> str:
+    """The options as the README shows them, in Markdown."""
+    lines = ["| option | ini | meaning | default |", "|---|---|---|---|"]
+    for option in OPTIONS:
+        flag = "" if option.ini_only else f"`{option.flag} {option.placeholder}`"
+        default = f"`{option.default}`" if option.default else option.told_default
+        lines.append(f"| {flag} | `{option.ini}` | {option.help} | {default} |")
+    return "\n".join(lines)
