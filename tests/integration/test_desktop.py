@@ -75,6 +75,7 @@ def run_python(code: str, *options: str, before: tuple[str, ...] = ()) -> subpro
     )
 
 
+@pytest.mark.criterion("alerts are sent with correct formatting")
 def test_an_alert_arrives_on_the_desktop_and_the_console_has_nothing(
     desktop: Bus, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +84,7 @@ def test_an_alert_arrives_on_the_desktop_and_the_console_has_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.criterion("alerts can be toggled on or off")
 def test_disabled_nothing_arrives(desktop: Bus, capfd: pytest.CaptureFixture[str]) -> None:
     AlertsService(enable=False).notify("title", "message")
     AlertsService(level="OFF").notify("title", "message", level="CRITICAL")

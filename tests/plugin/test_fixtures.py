@@ -22,8 +22,8 @@ def test_the_fixtures_are_listed_with_a_line_each(pytester: pytest.Pytester) -> 
         assert 40 < len(line) < 112
 
 
-@pytest.mark.criterion("Service 1: the context must be accessible throughout the application lifecycle")
-@pytest.mark.criterion("Service 2: services can be stopped without errors")
+@pytest.mark.criterion("the running service is accessible throughout the application")
+@pytest.mark.criterion("stop cleans up without errors")
 def test_services_run_for_the_session_and_end_with_it(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         import mlflow
@@ -76,7 +76,7 @@ def test_dynamic_requests(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess().assert_outcomes(passed=6)
 
 
-@pytest.mark.criterion("Alerts 1: notifications are sent successfully, with a title and a message")
+@pytest.mark.criterion("alerts have a title and a message")
 def test_the_outbox_holds_what_this_test_sent(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         import pytest
@@ -102,8 +102,8 @@ def test_the_outbox_holds_what_this_test_sent(pytester: pytest.Pytester) -> None
     result.stdout.no_fnmatch_line("[[]pytest-mlctx*")
 
 
-@pytest.mark.criterion("Logger 2: users can customize at least the sink, level, and format")
-@pytest.mark.criterion("Mlflow 1: initializes the tracking URI and experiment settings on start")
+@pytest.mark.criterion("sink, level and format can be customized before the start")
+@pytest.mark.criterion("tracking URI and experiment are set on start")
 def test_a_conftest_overrides_one_field(pytester: pytest.Pytester) -> None:
     pytester.makeconftest("""
         import pytest

@@ -75,7 +75,7 @@ def passes(pytester: pytest.Pytester, source: str, *args: str, tests: int = 1) -
     return result
 
 
-@pytest.mark.criterion("Logger 1: captures messages of various severity levels correctly")
+@pytest.mark.criterion("the logger captures messages of various levels")
 def test_caplog_sees_every_level_with_the_loggers_own_place(pytester: pytest.Pytester) -> None:
     passes(
         pytester,

@@ -119,7 +119,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.criterion("Mlflow 2: a contextual block that automatically logs the start and end of a run")
+@pytest.mark.criterion("a block logs the start and end of a run")
 def test_a_run_ends_as_its_test_does(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it=OUTCOMES)
     pytester.runpytest_inprocess(STORE, "--mlctx-experiment=demo", "--mlctx-tag=team=fraud")

@@ -64,6 +64,7 @@ def test_a_bad_field_is_named_with_its_value_and_what_it_may_be(
         assert word in str(caught.value)
 
 
+@pytest.mark.criterion("alerts are sent with correct formatting")
 def test_disabled_an_alert_is_one_line_of_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     AlertsService(enable=False, app_name="training").notify("Done", "accuracy 0.9")
     assert capsys.readouterr() == ("[training] Done: accuracy 0.9\n", "")
@@ -74,6 +75,7 @@ def test_enabled_without_a_desktop_the_console_says_so_first(capsys: pytest.Capt
     assert capsys.readouterr() == (UNSUPPORTED + "[pytest-mlctx] Done: accuracy 0.9\n", "")
 
 
+@pytest.mark.criterion("alerts can be toggled on or off")
 @pytest.mark.parametrize("threshold", [*SEVERITIES, "OFF"])
 def test_what_is_less_severe_than_the_level_is_kept_and_not_delivered(
     threshold: str, capsys: pytest.CaptureFixture[str]

@@ -41,7 +41,7 @@ def records() -> Iterator[list[dict[str, object]]]:
     logger.remove(handler)
 
 
-@pytest.mark.criterion("Service Management 1: the start method initializes all necessary configurations")
+@pytest.mark.criterion("start initializes all necessary configurations")
 def test_a_service_holds_between_start_and_stop(make: Make) -> None:
     service = make("log")
     assert not service.running
@@ -55,7 +55,7 @@ def test_a_service_holds_between_start_and_stop(make: Make) -> None:
     assert "after" not in Path(service.sink).read_text()
 
 
-@pytest.mark.criterion("Service Management 1: the context is accessible throughout the application lifecycle")
+@pytest.mark.criterion("the running service is accessible throughout the application")
 def test_current_is_the_innermost_of_its_class_in_any_thread(make: Make) -> None:
     outer, inner = make("outer"), make("inner")
     seen: list[Service] = []
@@ -100,7 +100,7 @@ def test_a_service_nests_in_itself(make: Make) -> None:
     assert text.count("still") == 1
 
 
-@pytest.mark.criterion("Service Management 2: the global services can be stopped without errors")
+@pytest.mark.criterion("stop cleans up without errors")
 def test_a_surplus_stop_does_nothing(make: Make) -> None:
     service, other = make("log"), make("other")
     service.stop()
@@ -163,6 +163,7 @@ class Broken(LoggerService):
         raise {"ServiceError": ServiceError, "KeyboardInterrupt": KeyboardInterrupt}[self.error]("halfway")
 
 
+@pytest.mark.criterion("start raises only for severe errors")
 @pytest.mark.parametrize("error", ["ServiceError", "KeyboardInterrupt"])
 def test_a_start_that_fails_half_way_leaves_nothing(tmp_path: Path, error: str) -> None:
     before = state.capture("loguru", "logging")
@@ -194,7 +195,7 @@ def test_a_handler_that_raises_leaves_no_half_started_service(make: Make) -> Non
     assert not service.running
 
 
-@pytest.mark.criterion("Service Management 2: logging of the stop operation is performed for audit purposes")
+@pytest.mark.criterion("stop is logged for audit")
 def test_start_and_stop_are_audited_with_the_callers_place(
     make: Make, records: list[dict[str, object]]
 ) -> None:

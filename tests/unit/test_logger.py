@@ -36,7 +36,7 @@ def logged(service: LoggerService) -> list[str]:
     return [line for line in lines if "LoggerService st" not in line]
 
 
-@pytest.mark.criterion("Logger Service 1: captures messages of various severity levels correctly")
+@pytest.mark.criterion("the logger captures messages of various levels")
 @pytest.mark.parametrize("level", LEVELS)
 def test_records_from_the_level_on_are_written(tmp_path: Path, level: str) -> None:
     with LoggerService(sink=str(tmp_path / "log"), level=level, format="{level}:{message}") as service:
@@ -45,7 +45,7 @@ def test_records_from_the_level_on_are_written(tmp_path: Path, level: str) -> No
     assert logged(service) == [f"{name}:said" for name in LEVELS[LEVELS.index(level) :]]
 
 
-@pytest.mark.criterion("Logger Service 1: the log output format aligns with the specified configuration")
+@pytest.mark.criterion("the log output has the configured format")
 def test_the_format_is_the_one_that_was_given(tmp_path: Path) -> None:
     form = "{level.name: <8}|{name}|{function}|{extra[job]}|<red>{message}</red>"
     service = LoggerService(sink=str(tmp_path / "log"), format=form)
@@ -56,7 +56,7 @@ def test_the_format_is_the_one_that_was_given(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.criterion("Logger Service 1: the application can retrieve the logger instance at any point")
+@pytest.mark.criterion("the logger can be retrieved at any point")
 def test_the_logger_is_loguru_s_own_before_within_and_after(tmp_path: Path) -> None:
     service = LoggerService(sink=str(tmp_path / "log"))
     assert service.logger() is logger
@@ -65,7 +65,7 @@ def test_the_logger_is_loguru_s_own_before_within_and_after(tmp_path: Path) -> N
     assert service.logger() is logger
 
 
-@pytest.mark.criterion("Logger Service 2: sink, level and format can be customized before starting")
+@pytest.mark.criterion("sink, level and format can be customized before the start")
 @pytest.mark.parametrize("sink", ["stderr", "stdout"])
 def test_a_standard_stream_is_looked_up_at_each_write(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sink: str
@@ -104,7 +104,7 @@ def test_colours_are_for_streams_only(tmp_path: Path, capsys: pytest.CaptureFixt
     assert logged(service) == ["in a file"]
 
 
-@pytest.mark.criterion("Logger Service 2: options are specified at initialization and successfully applied")
+@pytest.mark.criterion("logger options given at initialization are applied")
 def test_serialized_records_are_lines_of_json(tmp_path: Path) -> None:
     with LoggerService(sink=str(tmp_path / "log"), serialize=True, format="{message}") as service:
         logger.bind(k=5).warning("as data")

@@ -100,7 +100,7 @@ def test_the_fields_and_their_defaults() -> None:
     assert MlflowService(tracking_uri="mlruns", registry_uri=None).registry_uri == "mlruns"
 
 
-@pytest.mark.criterion("Mlflow Service 1: initializes the tracking URI and experiment settings on start")
+@pytest.mark.criterion("tracking URI and experiment are set on start")
 def test_the_stores_and_the_experiment_hold_while_it_runs(make: Make, tmp_path: Path) -> None:
     service = make(registry_uri=f"sqlite:///{tmp_path}/registry.db", experiment_name="training")
     before = (mlflow.get_tracking_uri(), mlflow.get_registry_uri(), os.environ.get("MLFLOW_TRACKING_URI"))
@@ -264,7 +264,7 @@ def logged_models(service: MlflowService) -> list[Path]:
         return list(Path(experiment.artifact_location).rglob("MLmodel"))
 
 
-@pytest.mark.criterion("Mlflow Service 1: configuration parameters must function as intended")
+@pytest.mark.criterion("logging and registry settings function as intended")
 def test_autologging_is_on_by_default_and_off_where_disabled(make: Make) -> None:
     service = make(autolog_disable=False)
     with service:
@@ -346,7 +346,7 @@ def test_autologging_in_silence(
     assert shown == {True: False, False: True}
 
 
-@pytest.mark.criterion("Mlflow Service 2: a contextual block logs the start and end of a run")
+@pytest.mark.criterion("a block logs the start and end of a run")
 def test_a_run_is_logged_with_id_status_and_duration(make: Make, messages: list[str]) -> None:
     with make() as service:
         with service.run_context(RunConfig(name="train", log_system_metrics=False)) as run:
@@ -362,7 +362,7 @@ def test_a_run_is_logged_with_id_status_and_duration(make: Make, messages: list[
     assert runs_of(service)[0].info.status == "FINISHED"
 
 
-@pytest.mark.criterion("Mlflow Service 2: name, tags and description are correctly logged")
+@pytest.mark.criterion("name, tags and description are logged")
 def test_a_run_gets_name_description_and_tags_of_any_type(make: Make) -> None:
     tags = {
         "k": 5,
