@@ -29,7 +29,7 @@ class Models:
         report = yield
         now = asdict(self._reuse.statistics)
         if call.when == "teardown" and now != self._told:
-            report.mlctx_models = {
+            vars(report)["mlctx_models"] = {
                 "reused": now["reused"] - self._told["reused"],
                 "inferred": now["inferred"] - self._told["inferred"],
                 "seconds": now["seconds"] - self._told["seconds"],
