@@ -49,7 +49,7 @@ class _Watched:
 
     baseline: _Baseline
     authors: dict[Cell, list[Author]] = field(default_factory=dict)
-    undone: list[Change] = field(default_factory=list)  # what fixtures of higher scope left when they ended
+    found: list[Change] = field(default_factory=list)  # and put back
 
     def credit(self, changes: list[Change], fixture: pytest.FixtureDef[Any]) -> None:
         """Remember what a fixture has left."""
@@ -85,6 +85,7 @@ class Guard:
         self._held: dict[pytest.FixtureDef[Any], _Held] = {}
         self._known: set[pytest.FixtureDef[Any]] = set()  # whose setup was seen
         self._ending: dict[pytest.FixtureDef[Any], State] = {}
+        self._tearing_down = False
 
     @property
     def _open(self) -> list[_Baseline]:
@@ -161,8 +162,8 @@ class Guard:
         after = self._now()
         changes = self._state.compare(before, after)
         shared = fixturedef.scope != "function"
-        if self._names_fixtures and (shared or changes):
-            fixturedef.addfinalizer(lambda: self._ending.update({fixturedef: self._now()}))
+        if shared or (changes and self._names_fixtures):
+            fixturedef.addfinalizer(lambda: self._begin_to_end(fixturedef))
         if not changes:
             return after
         if shared:
@@ -173,6 +174,21 @@ class Guard:
         for baseline in self._open if shared else self._setups:
             self._move(baseline, before, after)
         return after
+
+    def _begin_to_end(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        if fixturedef.scope != "function" and self._tearing_down and self._watched is not None:
+            self._collect(self._watched)  # what the fixture takes back with its own would be told of nobody
+        self._ending[fixturedef] = self._now()
+
+    def _collect(self, watched: _Watched) -> None:
+        """Put back what differs from the baseline, and remember it."""
+        changes = self._state.compare(watched.baseline.state, self._now())
+        if changes:
+            baseline = watched.baseline.state
+            self._state.restore(baseline)
+            watched.found += changes
+            files = {change.cell: change.after for change in changes if change.cell[0] == _FILES}
+            watched.baseline.state = replace(baseline, cells={**baseline.cells, **files})
 
     def _move(self, baseline: _Baseline, before: State, after: State) -> None:
         baseline.state = self._state.move(baseline.state, before, after)
@@ -209,12 +225,13 @@ class Guard:
                     cells[change.cell] = change.before
         if left and self._watched is not None:
             self._watched.credit(left, fixturedef)
-            self._watched.undone += [change for change in left if change.cell[0] != _FILES]
+            self._watched.found += [change for change in left if change.cell[0] != _FILES]
             self._state.restore(replace(now, cells=cells))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
         """Put back what the test left changed, when all of its teardown is done."""
+        self._tearing_down = True
         try:
             result = yield
         except BaseException:
@@ -256,14 +273,12 @@ class Guard:
     def _heal(self, item: pytest.Item) -> str:
         """Put the state back; what is worth a word, unless switched off, with what to do about it."""
         self._catch_up()
+        self._tearing_down = False
         watched, self._watched = self._watched, None
         if watched is None:
             return ""
-        changes = self._state.compare(watched.baseline.state, self._now())
-        if changes:
-            self._state.restore(watched.baseline.state)
-        changes = [*watched.undone, *changes]
-        told = [change for change in changes if change.sentence and self._mode != "off"]
+        self._collect(watched)
+        told = [change for change in watched.found if change.sentence and self._mode != "off"]
         if not told:
             return ""
         by_culprit: dict[str, list[str]] = {}

@@ -209,6 +209,19 @@ def test_a_setup_of_higher_scope_that_fails_is_undone_at_once(session):
     result.assert_outcomes(passed=1, errors=1)
 
 
+def test_the_last_test_is_named_too(session):
+    result = session("""
+        @pytest.fixture(scope="module")
+        def held(mlflow_service):
+            with mlflow.start_run(): yield
+        def test_last(held):
+            mlflow.start_run(run_name="mine", nested=True)
+            mlflow.tracing.disable()
+    """)
+    (leak,) = result.leaks.values()
+    assert re.fullmatch(r"test_it.py::test_last: run \w{8}… \(mine\) left open, tracing disabled", leak)
+
+
 LEAKING = """
     def test_leaving(mlflow_service): os.environ["MLFLOW_X"] = "1"
     def test_after(mlflow_service): assert "MLFLOW_X" not in os.environ
