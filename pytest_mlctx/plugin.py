@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mlctx import options, settings
-from pytest_mlctx.session import Autouse, Session
+from pytest_mlctx.session import Session
 
 if TYPE_CHECKING:
     import argparse
@@ -44,7 +44,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def _begin(config: pytest.Config, given: argparse.Namespace) -> None:
     session = config.stash[Session.key] = Session(config, settings.read(config, given))
     if session.settings.autouse:
-        config.pluginmanager.register(Autouse(session.settings.autouse), "mlctx-autouse")
+        from pytest_mlctx import autouse
+
+        config.pluginmanager.register(autouse, "mlctx-autouse")
     if "mlflow" in session.settings.autouse:
         session.hold_early()
         config.add_cleanup(session.close)
