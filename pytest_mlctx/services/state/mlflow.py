@@ -89,7 +89,6 @@ KINDS: tuple[Kind, ...] = (
     *TRACING,
     Table("mlflow.prompt", "mlflow.prompt.registry_utils", "PromptCache._instance._cache"),
     Table("mlflow.server_info", "mlflow.utils.server_info", "_SERVER_INFO_CACHE"),
-    AsImported("mlflow.telemetry", "mlflow.telemetry.client", "_MLFLOW_TELEMETRY_CLIENT"),
     AsImported(
         "mlflow.create_run", "mlflow.tracking._tracking_service.client", "TrackingServiceClient.create_run"
     ),

@@ -7,12 +7,16 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
 from pytest_mlctx.services.state.deadline import within
 from pytest_mlctx.services.state.kinds import ABSENT, Held, Kind
+from pytest_mlctx.services.state.mlflow_stores import Engine
 
 _FLUENT = "mlflow.tracking.fluent"
 _EVERYONES = "_ThreadLocalVariable__global_thread_values"
@@ -88,7 +92,7 @@ class OpenRun(Kind):
 def _set_status(run_id: str, status: str, *, unless_ended: bool) -> None:
     """Set the run's status in the store that has it: those of this machine are asked first."""
     began = time.monotonic()
-    for store in sorted(_stores(), key=_is_remote):
+    for store in _stores():
         ask = functools.partial(_ask_server if hasattr(store, "get_host_creds") else _ask_store, store)
         answers: list[bool] = []
         work = functools.partial(_append, answers, ask, run_id, status, unless_ended)
@@ -137,14 +141,30 @@ def _ask_server(store: Any, run_id: str, status: str, unless_ended: bool) -> boo
     return True
 
 
-def _stores() -> list[Any]:
-    """The tracking stores that are open, without opening one: what MLflow's cache of them refers to."""
+def _stores() -> Iterator[Any]:
+    """The tracking stores that may have a run, without making one: the open ones, then the known ones."""
     registry = sys.modules["mlflow.tracking._tracking_service.registry"].TrackingStoreRegistry
-    return [
-        thing
-        for thing in gc.get_referents(registry._get_store_with_resolved_uri)
-        if hasattr(thing, "update_run_info")
-    ]
+    referents = gc.get_referents(registry._get_store_with_resolved_uri)  # the stores in MLflow's cache
+    cached = [thing for thing in referents if hasattr(thing, "update_run_info")]
+    yield from (store for store in cached if not _is_remote(store))
+    # The cache is dropped whenever a builder changes; the engines and the URI in force are not.
+    utils = sys.modules["mlflow.tracking._tracking_service.utils"]
+    engines = Engine().maps().get("mlflow.store.tracking.sqlalchemy_store", {})
+    for uri in dict.fromkeys((*engines, utils.get_tracking_uri())):
+        with suppress(Exception):
+            if _exists(uri):
+                yield utils._get_store(uri)
+    yield from (store for store in cached if _is_remote(store))
+
+
+def _exists(uri: str) -> bool:
+    """Whether asking for the store of this URI writes nothing."""
+    scheme, path = uri.partition(":")[0], uri.partition(":///")[2]
+    if scheme.startswith("sqlite"):
+        return Path(path).is_file() and Path(path).stat().st_size > 0
+    if scheme in ("http", "https") or scheme.startswith("databricks"):
+        return True
+    return Path(url2pathname(unquote(urlsplit(uri).path)) if scheme == "file" else uri).is_dir()
 
 
 class PerThread(Kind):

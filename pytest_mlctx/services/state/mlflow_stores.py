@@ -85,7 +85,8 @@ class Engine(Kind):
         f"mlflow.store.{part}.sqlalchemy_store" for part in ("tracking", "model_registry", "jobs")
     )
 
-    def _maps(self) -> dict[str, dict[str, Any]]:
+    def maps(self) -> dict[str, dict[str, Any]]:
+        """MLflow's own tables of engines by URI, by the module of the store."""
         stores = {
             module: getattr(sys.modules.get(module), "SqlAlchemyStore", None) for module in self._MODULES
         }
@@ -100,7 +101,7 @@ class Engine(Kind):
         """The engines by store and URI."""
         return [
             ((module, uri), engine)
-            for module, engines in self._maps().items()
+            for module, engines in self.maps().items()
             for uri, engine in [*engines.items()]
         ]
 
@@ -108,9 +109,9 @@ class Engine(Kind):
         """Close the connections of a new engine; a database in memory would lose its tables, and is kept."""
         module, uri = key
         if before is not ABSENT:
-            self._maps()[module][uri] = before
+            self.maps()[module][uri] = before
         elif now.url.database not in (None, "", ":memory:"):
-            self._maps()[module].pop(uri, None)
+            self.maps()[module].pop(uri, None)
             now.dispose()
 
 

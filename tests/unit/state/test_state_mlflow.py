@@ -45,6 +45,14 @@ def test_a_run_left_open_is_closed_as_killed_in_the_store_that_has_it(undone, tr
     assert not (tmp_path / "never-opened.db").exists()
 
 
+def test_a_run_is_closed_though_mlflow_has_forgotten_its_store(undone, tracked):
+    registry = mlflow.tracking._tracking_service.utils._tracking_store_registry
+    runs = [mlflow.start_run()]
+    registry._get_store_with_resolved_uri.cache_clear()
+    undone()
+    assert [MlflowClient(tracked).get_run(run.info.run_id).info.status for run in runs] == ["KILLED"]
+
+
 def test_a_run_that_its_owner_has_ended_keeps_its_status(undone, tracked):
     leaked = mlflow.start_run()
     MlflowClient(tracked).set_terminated(leaked.info.run_id, "FAILED")

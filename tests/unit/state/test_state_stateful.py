@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -178,6 +179,9 @@ def machine_on(uri: str, folder: Path) -> type[RuleBasedStateMachine]:
                 HELD.clear()
                 state.restore(self.origin)
             assert self.errors == []
+            with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
+                open_runs = database.execute("SELECT name FROM runs WHERE status = 'RUNNING'").fetchall()
+            assert open_runs == []
 
     return Machine
 
