@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # a session that only tells where it tracks does not load it
     from typing import Any
 
-from pydantic import ValidationError
+    from pydantic import ValidationError
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]\S*@")
 _PARAMETERS = re.compile(r"(?i)([?&](?:[a-z_]*(?:password|passwd|pwd|token|secret|key)[a-z_]*)=)[^&\s]*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import textwrap
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
 def _put_back() -> Iterator[None]:
     """Sessions without the guard leave this process changed; numpy's users cannot be loaded twice."""
     pytest.importorskip("sklearn.linear_model")
+    importlib.import_module("mlflow.sklearn")
     before = state.capture("mlflow", "environment", "loguru", "logging")
     yield
     state.restore(before)
