@@ -144,10 +144,9 @@ def _remembered() -> Memory:
     global _memory
     with _lock:
         if _memory is None:
-            kept = cache.user().folder("requirements")
-            _memory = Memory(kept)
-            for reuse in _installed:
-                reuse.statistics.refused = kept.refusal
+            _memory = Memory(cache.user().folder("requirements"))
+        for reuse in _installed:
+            reuse.statistics.refused = _memory.refused
         return _memory
 
 
@@ -252,10 +251,11 @@ def _wrap(module: types.ModuleType) -> None:
     for name, (wrapper, parameters) in _WRAPPERS[module.__name__].items():
         original = getattr(module, name, None)
         if original is None or (parameters and tuple(inspect.signature(original).parameters) != parameters):
-            _warn(
-                f"requirements of models are inferred MLflow's own way: this MLflow has no "
-                f"{module.__name__}.{name}({', '.join(parameters)})"
-            )
+            if wrapper is not _by_distributions:
+                _warn(
+                    "requirements of models are inferred MLflow's own way: this MLflow has no "
+                    f"{module.__name__}.{name}({', '.join(parameters)})"
+                )
             continue
         ours = wrapper(original)
         _originals.append((module, name, ours, original))
@@ -263,7 +263,8 @@ def _wrap(module: types.ModuleType) -> None:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, RequirementsWarning, stacklevel=2)
+    with contextlib.suppress(RequirementsWarning):  # as an error it would change what MLflow stores
+        warnings.warn(message, RequirementsWarning, stacklevel=2)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

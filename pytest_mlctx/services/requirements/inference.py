@@ -67,6 +67,8 @@ class Memory:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
+        self.refused = cache.refusal
+        """Why nothing is kept for other processes, in one sentence."""
         self._entries: dict[str, dict[str, Any]] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._born = installed().digest  # MLflow reads once per process which module belongs to which package
