@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ class Artifacts:
             if self._policy == "none" or (self._policy == "failed" and not self._failed):
                 for folder in set(self._tests) - self._fixtures:
                     shutil.rmtree(folder, ignore_errors=True)
-            self._tests = self._tests[-1:]  # a test that writes nothing leaves its folder to the next
+            # A test that writes nothing leaves its folder to the next.
+            self._tests = [folder for folder in self._tests[-1:] if not folder.exists()]
             self._failed = False
 
 
@@ -94,19 +96,19 @@ class Isolation:
         self._left: dict[pytest.FixtureDef[Any], _Left] = {}
         self._version = -1  # of the store's data when a test began
         self._setting_up = False
+        self._nodeid = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]  # of the last test that wrote
+        self._renew()  # the first test has a folder of its own as well
         self._unfinished: Unfinished[tuple[int, Savepoint]] = Unfinished()
         self._unfinished.expect(request, (store.data_version(), store.savepoint()))
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self) -> Generator[None, None, None]:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Take the store back, unless nobody has written to it since."""
-        if self._store.data_version() != self._version:
-            self._renew()
         self._setting_up = True
-        try:
-            return (yield)
-        finally:
-            self._setting_up = False
+        if self._store.data_version() != self._version:
+            with _told(self._nodeid):
+                self._renew()
+        self._nodeid = item.nodeid
 
     def _renew(self) -> None:
         before = self._experiment_id
@@ -134,15 +136,22 @@ class Isolation:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self) -> None:
         """Tell what the test writes from what a fixture did that began before the service."""
+        self._setting_up = False
         self._catch_up()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self) -> None:
+        """The setup is over, also where it failed."""
+        self._setting_up = False
 
     def _catch_up(self) -> None:
         for fixturedef, (version, before) in self._unfinished.done():
-            self._keep(fixturedef, version, before)
+            if fixturedef.cached_result is not None and fixturedef.cached_result[2] is None:  # it didn't fail
+                self._keep(fixturedef, version, before)
 
     def _keep(self, fixturedef: pytest.FixtureDef[Any], version: int, before: Savepoint) -> None:
         if self._store.data_version() != version:
-            layer = self._layers.between(before, self._store.savepoint(), experiment=self._experiment_id)
+            layer = self._layers.between(before, self._store.savepoint())
             self._left[fixturedef] = _Left(layer, self._store.artifacts)
             self._artifacts.hold(self._store.artifacts)
 
@@ -167,5 +176,23 @@ class Sandbox:
     @contextmanager
     def emptied(self, experiment: str) -> Iterator[str]:
         """Within the block the store holds the experiment and nothing else: its URI."""
-        self._store.back(self._empty, experiment=experiment, artifacts=self._artifacts.take())
+        with _told("A test before"):
+            self._store.back(self._empty, experiment=experiment, artifacts=self._artifacts.take())
         yield self._store.uri
+
+
+@contextmanager
+def _told(who: str) -> Iterator[None]:
+    """One sentence where the store is locked by a transaction that was left open."""
+    import sqlite3
+
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
+        raise pytest.fail.Exception(
+            f"{who} left a transaction open in the temporary store, which cannot be emptied for this test: "
+            "close the connection or the session there.",
+            pytrace=False,
+        ) from None

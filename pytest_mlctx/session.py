@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no
     from pytest_mlctx.hermetic import Hermetic
     from pytest_mlctx.isolation import Artifacts, Sandbox
     from pytest_mlctx.services import MlflowService
+    from pytest_mlctx.stragglers import Stragglers
     from pytest_mlctx.tracking import Tracking
 
 _SERVICE_FIXTURES = frozenset(
@@ -126,6 +127,15 @@ class Session:
         self._config.pluginmanager.register(artifacts, "mlctx-artifacts")
         return artifacts
 
+    @cached_property
+    def stragglers(self) -> Stragglers:
+        """Threads that outlive the test that started them."""
+        from pytest_mlctx.stragglers import Stragglers
+
+        stragglers = Stragglers()
+        self._config.pluginmanager.register(stragglers, "mlctx-stragglers")
+        return stragglers
+
     @contextmanager
     def sandboxed(self) -> Iterator[Sandbox]:
         """A store that is empty for each test that asks."""
@@ -133,6 +143,7 @@ class Session:
         from pytest_mlctx.services import remote, store
 
         sandbox = store.create(self.folder / "sandbox.db", fallback=self.folder)
+        sandbox.refuse = self.stragglers.check
         remote.opened(sandbox.uri)  # once for all tests
         try:
             yield Sandbox(self.artifacts, sandbox)
@@ -152,6 +163,7 @@ class Session:
         with ExitStack() as stack:
             stack.enter_context(remote.standing_in(store.uri))
             if self.settings.isolation != "session":
+                store.refuse = self.stragglers.check
                 isolation = Isolation(
                     self.guard, self.artifacts, store, empty, service.experiment_name, request
                 )

@@ -36,6 +36,20 @@ def locate_default(connection: sqlite3.Connection, artifacts: Path) -> None:
     connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0", (location,))
 
 
+def relocate(connection: sqlite3.Connection, artifacts: Path) -> None:
+    """Let new runs of experiments that keep them beside ``artifacts`` keep their artifacts below it.
+
+    A run has its own place in its row, which stays.
+    """
+    beside, below = (f"{places.artifact_uri(folder)}/" for folder in (artifacts.parent, artifacts))
+    connection.execute(
+        "UPDATE experiments SET artifact_location = :below || experiment_id"
+        " WHERE substr(artifact_location, 1, length(:beside)) = :beside"
+        " AND substr(artifact_location, -length('/' || experiment_id)) = '/' || experiment_id",
+        {"beside": beside, "below": below},
+    )
+
+
 def date_default(connection: sqlite3.Connection) -> None:
     """Date the experiment ``Default`` now: that of a copy is the template's."""
     now = _milliseconds()

@@ -9,6 +9,8 @@ from typing import Any
 
 from pytest_mlctx.services.store.savepoint import Savepoint
 
+_EXPERIMENTS = re.compile('INSERT INTO "experiments" ')
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -18,16 +20,23 @@ class Layer:
     removed: dict[str, set[Any]]
 
 
-def between(before: Savepoint, after: Savepoint, *, experiment: str) -> Layer:
-    """What came and went; the row of the experiment with this id counts as come, since the others name it."""
+def between(before: Savepoint, after: Savepoint) -> Layer:
+    """What came and went; the experiments that rows name which came count as come themselves."""
     old, new = dict(before.rows), dict(after.rows)
     seen = {statement: set(rows) for statement, rows in old.items()}
     added = {
-        statement: [
-            row for row in rows if row not in seen.get(statement, ()) or _is(statement, row, experiment)
-        ]
+        statement: [row for row in rows if row not in seen.get(statement, ())]
         for statement, rows in new.items()
     }
+    named = {
+        str(row[place])
+        for statement, rows in added.items()
+        for place in _places(statement, "experiment_id")
+        for row in rows
+    }
+    for statement in filter(_EXPERIMENTS.match, new):
+        (place,), come = _places(statement, "experiment_id"), set(added[statement])
+        added[statement] = [row for row in new[statement] if row in come or str(row[place]) in named]
     removed = {statement: rows - set(new.get(statement, ())) for statement, rows in seen.items()}
     return Layer(
         {statement: rows for statement, rows in added.items() if rows},
@@ -55,8 +64,7 @@ def stacked(base: Savepoint, layers: Iterable[Layer]) -> Savepoint:
     )
 
 
-def _is(statement: str, row: tuple[Any, ...], experiment: str) -> bool:
-    if not statement.startswith('INSERT INTO "experiments" '):
-        return False
+def _places(statement: str, column: str) -> list[int]:
+    """Where a row of the statement has the column, if it has."""
     columns = re.findall(r'"(\w+)"', statement.partition("(")[2])
-    return str(row[columns.index("experiment_id")]) == experiment
+    return [place for place, name in enumerate(columns) if name == column]

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from pytest_mlctx.services.store import experiments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.engine import Engine
 
@@ -26,14 +26,16 @@ _engines: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()  # ours, and whe
 
 
 @contextlib.contextmanager
-def settings(*pragmas: str, own: bool = False) -> Iterator[None]:
+def settings(*pragmas: str, admit: Callable[[], None] | None = None) -> Iterator[None]:
     """While it lasts, the SQLite engines that MLflow creates have these PRAGMAs on every connection.
 
     MLflow sends three at the start of each session. They are set once per connection instead: the busy
     timeout among them would undo ours, and together they are a good part of the statements of a run.
-    With ``own``, a copy of the template: its schema isn't verified, new experiments get ids of ours.
+    With ``admit``, a copy of the template: its schema isn't verified, new experiments get ids of ours, and
+    whoever is to be kept from the store is refused at the end of each transaction by what ``admit`` raises.
     """
     utils, tracking, registry = map(importlib.import_module, (_UTILS, _TRACKING, _REGISTRY))
+    own = admit is not None
     with _lock, contextlib.ExitStack() as stack:
         every_session = _session_pragmas(utils)
         create_engine = utils.create_sqlalchemy_engine
@@ -43,6 +45,8 @@ def settings(*pragmas: str, own: bool = False) -> Iterator[None]:
             if engine.dialect.name == "sqlite":
                 _engines[engine] = own
                 _on_connect(engine, [*(every_session or ()), f"busy_timeout = {BUSY_TIMEOUT}", *pragmas])
+                if admit is not None:
+                    _on_commit(engine, admit)
             return engine
 
         stack.enter_context(replaced(utils, "create_sqlalchemy_engine", create))
@@ -92,6 +96,12 @@ def _on_connect(engine: Engine, pragmas: list[str]) -> None:
             connection.execute(f"PRAGMA {pragma}")
 
     event.listen(engine, "connect", apply)
+
+
+def _on_commit(engine: Engine, admit: Callable[[], None]) -> None:
+    from sqlalchemy import event
+
+    event.listen(engine, "commit", lambda _connection: admit())
 
 
 @functools.cache

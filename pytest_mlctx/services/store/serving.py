@@ -40,7 +40,8 @@ def _serving(build: Callable[..., Any]) -> Callable[..., Any]:
         if root is not None and arguments.get("artifact_uri", "not asked for") is None:
             arguments["artifact_uri"] = places.artifact_uri(root)
         fast = () if own is None else ("synchronous = OFF",)
-        with opening.settings(*fast, own=own is not None):
+        admit = None if own is None else functools.partial(temporary.admit, own.path)
+        with opening.settings(*fast, admit=admit):
             opening.forget_foreign_engine(store_uri)
             store = build(store_uri=store_uri, **arguments)
         if own is not None and getattr(store, "artifact_root_uri", None) == places.artifact_uri(

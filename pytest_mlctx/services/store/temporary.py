@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class Store:
         self.path, self.uri = path, places.sqlite_uri(path)
         self.served: weakref.WeakSet[Any] = weakref.WeakSet()
         """MLflow's tracking stores on this file."""
+        self.refuse: Callable[[], None] = lambda: None
+        """Called in the thread that is about to commit for MLflow: what it raises keeps that thread out."""
         self._artifacts = places.artifacts_beside(path)
         self._lock = threading.Lock()
         self._connected: sqlite3.Connection | None = None
@@ -89,7 +92,8 @@ class Store:
 
         An experiment that the savepoint has not is new, with an id that none has had in this process:
         whoever still writes to the one before finds nothing. URI, engines and open stores stay valid.
-        New experiments, ``Default`` too, keep their artifacts below ``artifacts``.
+        New experiments, ``Default`` too, keep their artifacts below ``artifacts``, and so do new runs of
+        those that kept them in a folder beside it.
 
         Raises:
             sqlite3.OperationalError: somebody's transaction stayed open for 10 s.
@@ -100,6 +104,7 @@ class Store:
                 highest = experiments.highest_id(connection)
                 savepoint.put_back(connection)
                 experiments.locate_default(connection, artifacts)
+                experiments.relocate(connection, artifacts)
                 found = experiments.get_or_create(connection, experiment, artifacts, above=highest)
             self.artifacts = artifacts
             return found
@@ -135,6 +140,13 @@ def create(path: Path, *, fallback: Path | None = None) -> Store:
 def store_at(path: Path) -> Store | None:
     """The store of ours in this file, if it is one."""
     return _stores.get(path)
+
+
+def admit(path: Path) -> None:
+    """Let the calling thread commit to the store of ours in this file, unless it is refused."""
+    store = _stores.get(path)
+    if store is not None:
+        store.refuse()
 
 
 def is_temporary(uri: str) -> bool:

@@ -186,7 +186,7 @@ def test_nothing_of_mlflow_stays_replaced(served: Path, tmp_path: Path):
     made = store.create(tmp_path / "store.db")
     stores(made.uri)
     stores(f"sqlite:///{served}/mine.db")
-    with pytest.raises(sqlite3.DatabaseError), opening.settings(own=True):
+    with pytest.raises(sqlite3.DatabaseError), opening.settings(admit=lambda: None):
         raise sqlite3.DatabaseError
     assert [dict(vars(module)) for module in modules] == before
     made.close()

@@ -1,0 +1,82 @@
+"""Code that still runs when the test that started it is over: it is kept from the tests' temporary stores."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+import threading
+from collections.abc import Generator
+from types import FrameType
+from typing import NoReturn
+from weakref import WeakKeyDictionary, WeakSet
+
+import pytest
+
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+class Stragglers:
+    """Looks between tests for threads that a test started and left in the middle of the user's code.
+
+    A thread that was there before, or that a fixture of higher scope started, is none; nor is one of a pool
+    that waits for work, since of that there is no frame of the user's code.
+    """
+
+    def __init__(self) -> None:
+        self._welcome = WeakSet(threading.enumerate())
+        self._barred: WeakKeyDictionary[threading.Thread, tuple[FrameType, str]] = WeakKeyDictionary()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        """Bar what still runs after the test's teardown, each attempt's own."""
+        threads = set(threading.enumerate()) - set(self._welcome) if call.when == "teardown" else ()
+        if threads:
+            frames = sys._current_frames()
+            for thread in threads:
+                began = _users_first(frames.get(thread.ident or 0))
+                if began is not None and thread not in self._barred:
+                    self._barred[thread] = began, item.nodeid
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+        """Welcome the threads that a fixture of higher scope starts."""
+        if fixturedef.scope == "function":
+            return (yield)
+        before = set(threading.enumerate())
+        try:
+            return (yield)
+        finally:
+            self._welcome.update(set(threading.enumerate()) - before)
+
+    def check(self) -> None:
+        """Refuse the calling thread while what it did when its test ended is not done.
+
+        Raises:
+            RuntimeError: names the test.
+        """
+        barred = self._barred.get(threading.current_thread())
+        if barred is None:
+            return
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame is barred[0]:
+                _refuse(barred[1])
+            frame = frame.f_back
+        del self._barred[threading.current_thread()]  # of a pool: it has other work now
+
+
+def _users_first(frame: FrameType | None) -> FrameType | None:
+    """The outermost frame outside of the standard library and installed packages."""
+    first = None
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith((*_LIBRARIES, "<")):
+            first = frame
+        frame = frame.f_back
+    return first
+
+
+def _refuse(nodeid: str) -> NoReturn:
+    raise RuntimeError(
+        f"{nodeid} is over and a thread that it started still logs: end the thread within the test, or "
+        "start it in a fixture of higher scope."
+    )
