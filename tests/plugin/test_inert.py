@@ -55,7 +55,7 @@ SUITE = """
         '''
 """
 HEAVY = {"mlflow", "loguru", "plyer", "pydantic", "numpy", "pandas", "sqlalchemy", "platformdirs", "filelock"}
-OURS = {"", ".entrypoint", ".plugin", ".settings", ".session", ".fixtures"}
+OURS = {"", ".entrypoint", ".plugin", ".options", ".settings", ".session", ".fixtures"}
 
 
 @pytest.fixture
