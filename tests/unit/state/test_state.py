@@ -161,11 +161,7 @@ def test_a_stub_in_the_place_of_a_library_is_left_alone(monkeypatch):
 def test_nothing_is_imported_for_a_capture():
     out = python(
         """
-        import importlib.util, sys, types
-        package = importlib.util.find_spec("pytest_mlctx")
-        services = types.ModuleType("pytest_mlctx.services")  # the room alone, without what is beside it
-        services.__path__ = [f"{package.submodule_search_locations[0]}/services"]
-        sys.modules["pytest_mlctx.services"] = services
+        import sys
         from pytest_mlctx.services import state
         before = state.capture("mlflow", "loguru", "logging", "environment", "files")
         state.restore(before)
