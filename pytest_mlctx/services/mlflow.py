@@ -158,8 +158,13 @@ class MlflowService(Service):
             store.serve()
             mlflow.set_tracking_uri(self.tracking_uri)
             mlflow.set_registry_uri(registry_uri)
-            with self._told_as_service_errors():
-                mlflow.set_experiment(experiment_id=self._experiment_id(self.client()))
+            ours = store.store_of(self.tracking_uri)
+            known = None if ours is None else ours.experiment_id(self.experiment_name)
+            if known is not None:
+                runs.activate_experiment(known)  # what a sandbox would wait for longest
+            else:
+                with self._told_as_service_errors():
+                    mlflow.set_experiment(experiment_id=self._experiment_id(self.client()))
         self._autolog()
 
     def _experiment_id(self, client: mlflow.MlflowClient) -> str:

@@ -6,7 +6,7 @@ from pytest_mlctx.services.store.filling import fill
 from pytest_mlctx.services.store.places import artifact_uri, artifacts_beside
 from pytest_mlctx.services.store.savepoint import Savepoint
 from pytest_mlctx.services.store.serving import serve
-from pytest_mlctx.services.store.temporary import Store, create, is_temporary, store_at
+from pytest_mlctx.services.store.temporary import Store, create, is_temporary, store_at, store_of
 
 __all__ = [
     "Savepoint",
@@ -18,4 +18,5 @@ __all__ = [
     "is_temporary",
     "serve",
     "store_at",
+    "store_of",
 ]

@@ -109,6 +109,13 @@ class Store:
             self.artifacts = artifacts
             return found
 
+    def experiment_id(self, name: str) -> str | None:
+        """The id of the active experiment of this name, if there is one: MLflow takes milliseconds for it."""
+        query = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
+        with self._lock:
+            found = self._connection().execute(query, (name,)).fetchall()
+        return str(found[0][0]) if len(found) == 1 else None
+
     def close(self) -> None:
         """Let go of the file, and of the folder that was made for it; further use opens it again."""
         with self._lock:
@@ -149,9 +156,14 @@ def admit(path: Path) -> None:
         store.refuse()
 
 
+def store_of(uri: str) -> Store | None:
+    """The store of ours that has this URI, if it is one."""
+    return next((store for store in [*_stores.values()] if store.uri == uri), None)
+
+
 def is_temporary(uri: str) -> bool:
     """Whether this is the URI of a store of ours."""
-    return any(store.uri == uri for store in [*_stores.values()])
+    return store_of(uri) is not None
 
 
 def _close(connection: sqlite3.Connection, process: int) -> None:
