@@ -85,5 +85,6 @@ def models(reports: Iterable[Any]) -> list[str]:
     if seconds <= 1:
         return []
     reused, inferred = (sum(of_a_test[what] for of_a_test in told) for what in ("reused", "inferred"))
-    lines = [f"mlctx: requirements of {inferred} kinds of model inferred in {seconds:.1f} s, {reused} reused"]
+    kinds = "1 kind" if inferred == 1 else f"{inferred} kinds"
+    lines = [f"mlctx: requirements of {kinds} of model inferred in {seconds:.1f} s, {reused} reused"]
     return lines + [f"mlctx: {why}" for why in sorted({one["refused"] for one in told if one["refused"]})]

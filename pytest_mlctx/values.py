@@ -68,13 +68,10 @@ def _hint(value: str, choices: Sequence[str]) -> str:
 def _prefer_one(values: dict[str, Any], origins: Mapping[str, Origin]) -> None:
     """Isolation by test needs the temporary store: what stands on the command line beats what is in ini."""
     if origins["isolation"] == origins["tracking_uri"]:
-        isolation, uri = (
-            _name(option, origins["isolation"])
-            for option in OPTIONS
-            if option.name in ("isolation", "tracking_uri")
-        )
+        names = {option.name: _name(option, origins[option.name]) for option in OPTIONS}
         raise pytest.UsageError(
-            f"{isolation}: 'test' needs the temporary store and {uri} names another, drop one of them."
+            f"{names['isolation']}: 'test' needs the temporary store and {names['tracking_uri']} names another, "
+            "drop one of them."
         )
     if origins["isolation"] == "command line":
         values["tracking_uri"] = None

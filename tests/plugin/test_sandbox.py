@@ -164,13 +164,15 @@ def test_alerts_and_logs_go_on(session):
 
 
 def test_a_named_store_and_isolation_by_test_exclude_each_other(session, pytester):
-    pytester.makepyfile("def test(): pass")
+    pytester.makepyfile(test_it="def test(): pass")
     uri = f"sqlite:///{pytester.path}/user.db"
     both = pytester.runpytest_inprocess("--mlctx-isolation=test", f"--mlctx-tracking-uri={uri}")
     assert both.ret == 4
     (line,) = [line for line in both.errlines if "mlctx" in line]
-    for told in ("--mlctx-isolation", "'test' needs the temporary store", "--mlctx-tracking-uri", "drop one"):
-        assert told in line
+    assert line == (
+        "ERROR: --mlctx-isolation: 'test' needs the temporary store and --mlctx-tracking-uri names another, "
+        "drop one of them."
+    )
     source = """
         def test_one(mlflow_service): log("one")
         def test_two(mlflow_service): assert names() == {expected}

@@ -1,0 +1,121 @@
+"""Where requirements of models are reused, and what the summary says of it."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sklearn", exc_type=ImportError)
+
+HEAD = """
+    import mlflow, pytest
+    from pytest_mlctx.services.requirements import hook
+    from sklearn.linear_model import LinearRegression
+
+    def reuses():
+        return any(reuse.when() for reuse in hook._installed)
+
+    def save(folder):
+        model = LinearRegression().fit([[0], [1]], [0, 1])
+        mlflow.sklearn.save_model(model, str(folder / "model"), serialization_format="cloudpickle")
+        return (folder / "model" / "requirements.txt").read_text()
+"""
+
+
+@pytest.fixture
+def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester):
+    import sklearn.linear_model  # noqa: F401  # numpy cannot be loaded twice
+
+    def run(source: str, *args: str) -> pytest.RunResult:
+        pytester.makepyfile(test_it=textwrap.dedent(HEAD) + textwrap.dedent(source))
+        return pytester.runpytest_inprocess("-p", "no:cacheprovider", *args)
+
+    return run
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["temporary", "named"])
+@pytest.mark.parametrize(
+    ("mode", "nothing", "service", "sandbox"),
+    [(None, False, "temporary", True), ("infer", False, False, False), ("reuse", True, True, True)],
+)
+def test_where_they_are_reused(session, pytester, mode, nothing, service, sandbox, named):
+    expected = not named if service == "temporary" else service
+    result = session(
+        f"""
+        def test_before(): assert reuses() is {nothing}
+        def test_service(mlflow_service): assert reuses() is {expected}
+        def test_sandbox(mlflow_sandbox): assert reuses() is {sandbox}
+        def test_elsewhere(mlflow_service, tmp_path):
+            mlflow.set_tracking_uri(f"sqlite:///{{tmp_path}}/own.db")
+            assert reuses() is {nothing}
+        """,
+        *([f"--mlctx-requirements={mode}"] if mode else []),
+        *([f"--mlctx-tracking-uri=sqlite:///{pytester.path}/user.db"] if named else []),
+    )
+    result.assert_outcomes(passed=4)
+    from pytest_mlctx.services.requirements import hook
+
+    assert hook._installed == []
+
+
+def test_reuse_imports_nothing_of_the_suite(pytester, no_other_plugin):
+    pytester.makepyfile("""
+        import sys
+
+        def test():
+            assert not {"mlflow", "loguru", "pydantic", "numpy"} & sys.modules.keys()
+    """)
+    result = pytester.runpytest_subprocess("--mlctx-requirements=reuse")
+    result.assert_outcomes(passed=1)
+    assert "requirements of" not in str(result.stdout)
+
+
+def test_a_suite_without_any_fixture_of_ours_infers_once(session, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLCTX_CACHE_DIR", str(tmp_path / "cache"))
+    source = """
+        @pytest.mark.parametrize("number", range(3))
+        def test(tmp_path, number):
+            assert "scikit-learn==" in save(tmp_path)
+    """
+    result = session(source, "--mlctx-requirements=reuse")
+    result.assert_outcomes(passed=3)
+    (line,) = [line for line in result.outlines if "requirements of" in line]
+    assert re.fullmatch(r"mlctx: requirements of 1 kind of model inferred in \d+\.\d s, 2 reused", line)
+    again = session(source, "--mlctx-requirements=reuse")  # from the cache: nothing worth a word
+    again.assert_outcomes(passed=3)
+    assert "requirements of" not in str(again.stdout)
+
+
+def test_a_cache_folder_that_others_may_write_is_one_line(session, monkeypatch, tmp_path):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    monkeypatch.setenv("MLCTX_CACHE_DIR", str(folder))
+    result = session("""
+        def test_one(mlflow_service, tmp_path): save(tmp_path)
+        def test_two(mlflow_service, tmp_path): save(tmp_path)
+    """)
+    result.assert_outcomes(passed=2)
+    told = [line for line in result.outlines if str(folder) in line]
+    assert len(told) == 1
+    assert told[0].startswith("mlctx: ")
+    assert list(Path(folder).iterdir()) == []
+
+
+@pytest.mark.slow
+def test_workers_are_counted_together(pytester, mlflow_imported, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLCTX_CACHE_DIR", str(tmp_path / "cache"))
+    pytester.makepyfile(
+        textwrap.dedent(HEAD)
+        + textwrap.dedent("""
+        @pytest.mark.parametrize("number", range(4))
+        def test(mlflow_service, tmp_path, number): save(tmp_path)
+    """)
+    )
+    result = pytester.runpytest_subprocess("-n2", "-p", "no:randomly", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=4)
+    (line,) = [line for line in result.outlines if "requirements of" in line]
+    assert re.search(r"of 1 kind of model inferred in \d+\.\d s, 3 reused", line)
