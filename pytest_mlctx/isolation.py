@@ -71,7 +71,7 @@ class _Left:
 class Isolation:
     """Each test finds the temporary store without the rows and the artifacts of the tests before it.
 
-    Registered once the MLflow service is in force, after the guard, so that it acts before the guard looks.
+    Registered once the MLflow service is in force, after the guard, whose baseline follows each renewal.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Isolation:
         self._left: dict[pytest.FixtureDef[Any], _Left] = {}
         self._version = -1  # of the store's data when a test began
         self._setting_up = False
-        self._nodeid = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]  # of the last test that wrote
+        self._nodeid = os.environ.get("PYTEST_CURRENT_TEST", "A test before (setup)").rpartition(" ")[0]
         self._renew()  # the first test has a folder of its own as well
         self._unfinished: Unfinished[tuple[int, Savepoint]] = Unfinished()
         self._unfinished.expect(request, (store.data_version(), store.savepoint()))

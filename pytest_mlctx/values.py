@@ -70,8 +70,8 @@ def _prefer_one(values: dict[str, Any], origins: Mapping[str, Origin]) -> None:
     if origins["isolation"] == origins["tracking_uri"]:
         names = {option.name: _name(option, origins[option.name]) for option in OPTIONS}
         raise pytest.UsageError(
-            f"{names['isolation']}: 'test' needs the temporary store and {names['tracking_uri']} names another, "
-            "drop one of them."
+            f"{names['isolation']}: 'test' needs the temporary store and {names['tracking_uri']} names "
+            "another, drop one of them."
         )
     if origins["isolation"] == "command line":
         values["tracking_uri"] = None

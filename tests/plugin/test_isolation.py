@@ -575,8 +575,11 @@ MANY = """
 """
 
 
+@pytest.mark.parametrize("order", ["no:randomly", "pytest_randomly"], ids=["written", "random"])
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
-def test_many_tests_each_see_their_own_runs_and_those_of_living_fixtures(session, pytester, count):
+def test_many_tests_each_see_their_own_runs_and_those_of_living_fixtures(session, pytester, count, order):
+    if order == "pytest_randomly":
+        pytest.importorskip(order)
     fixtures = "".join(FIXTURE.format(scope=scope) for scope in ("session", "package", "module"))
     alive = """
     @pytest.fixture(scope="session")
@@ -585,5 +588,25 @@ def test_many_tests_each_see_their_own_runs_and_those_of_living_fixtures(session
     """
     pytester.makeconftest(textwrap.dedent(HEAD) + textwrap.dedent(alive) + textwrap.dedent(fixtures))
     source = MANY.format(count=count // 2)
-    result = session(source, test_more=source)
-    result.assert_outcomes(passed=count // 2 * 2)
+    result = session(source, "-p", order, test_more=source)
+    result.assert_outcomes(passed=count)
+
+
+@pytest.mark.slow
+def test_workers_have_a_store_each(pytester, mlflow_imported):
+    pytester.makepyfile(
+        textwrap.dedent(HEAD)
+        + textwrap.dedent("""
+        @pytest.fixture(scope="session")
+        def shared(mlflow_service):
+            log("shared")
+
+        @pytest.mark.parametrize("number", range(40))
+        def test(shared, number):
+            assert names() == ["shared"]
+            log("own")
+            assert names() == ["own", "shared"]
+    """)
+    )
+    result = pytester.runpytest_subprocess("-n2", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=40)
