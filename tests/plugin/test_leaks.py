@@ -128,7 +128,7 @@ LEAKS = [
         "mlflow.set_registry_uri('sqlite:///models.db')",
         "registry URI changed to sqlite:///models.db",
     ),
-    leak("experiment", "mlflow.set_experiment('other')", "active experiment changed to "),
+    leak("experiment", "mlflow.set_experiment('other')", "active experiment changed to 'other'"),
     leak("variable set", "os.environ['MLFLOW_RUN_NAME'] = 'x'", "`MLFLOW_RUN_NAME` set"),
     leak("variable changed", "os.environ['MLFLOW_OF_THE_USER'] = 'x'", "`MLFLOW_OF_THE_USER` changed"),
     leak("variable deleted", "del os.environ['MLFLOW_OF_THE_USER']", "`MLFLOW_OF_THE_USER` deleted"),

@@ -9,6 +9,7 @@ from typing import Any
 from pytest_mlctx.services.state.kinds import AsImported, Attribute, ContextVariable, Kind, Table
 from pytest_mlctx.services.state.mlflow_autologging import KINDS as AUTOLOGGING
 from pytest_mlctx.services.state.mlflow_runs import KINDS as RUNS
+from pytest_mlctx.services.state.mlflow_runs import experiment_name
 from pytest_mlctx.services.state.mlflow_stores import KINDS as STORES
 from pytest_mlctx.services.state.mlflow_tracing import KINDS as TRACING
 from pytest_mlctx.services.state.mlflow_work import KINDS as WORK
@@ -21,6 +22,13 @@ def _changed(what: str) -> Callable[[Any], str]:
         return f"{what} changed to {redact(str(after))}" if after else f"{what} unset"
 
     return tell
+
+
+def _experiment(after: Any) -> str:
+    if not after:
+        return "active experiment unset"
+    name = experiment_name(after)
+    return f"active experiment changed to {after if name is None else repr(name)}"
 
 
 class LoggerLevel(Kind):
@@ -65,7 +73,7 @@ KINDS: tuple[Kind, ...] = (
         "mlflow.experiment",
         "mlflow.tracking.fluent",
         "_active_experiment_id",
-        tell=_changed("active experiment"),
+        tell=_experiment,
     ),
     Attribute(
         "mlflow.deployments",

@@ -167,6 +167,16 @@ def _exists(uri: str) -> bool:
     return Path(url2pathname(unquote(urlsplit(uri).path)) if scheme == "file" else uri).is_dir()
 
 
+def experiment_name(experiment_id: str) -> str | None:
+    """The name of an experiment of the SQLite store in force; no other is asked, it may take its time."""
+    uri = sys.modules["mlflow"].get_tracking_uri()
+    for store in _stores():
+        if not _is_remote(store) and getattr(store, "db_uri", None) == uri:
+            with suppress(Exception):  # it may have been deleted
+                return str(store.get_experiment(experiment_id).name)
+    return None
+
+
 class PerThread(Kind):
     """A variable that each thread has its own of; MLflow's globals of closed work."""
 

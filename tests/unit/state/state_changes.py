@@ -61,7 +61,7 @@ MLFLOW_CHANGES = {
         lambda: mlflow.set_registry_uri("sqlite:///other.db"),
         ["registry URI changed to sqlite:///other.db"],
     ),
-    "experiment": (lambda: mlflow.set_experiment("second"), [r"active experiment changed to \d+"]),
+    "experiment": (lambda: mlflow.set_experiment("second"), ["active experiment changed to 'second'"]),
     "autologging of a flavor": (lambda: mlflow.sklearn.autolog(), ["autologging of sklearn left on"]),
     "autologging of a flavor off": (
         lambda: mlflow.sklearn.autolog(disable=True),
