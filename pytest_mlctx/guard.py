@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -103,6 +104,9 @@ class Guard:
             self._unfinished.expect(request, _Baseline(self._watched.baseline.state))
             for fixturedef in self._known:
                 self._unfinished.seen(fixturedef)
+            for fixturedef in getattr(request, "_fixture_defs", {}).values():
+                if fixturedef.cached_result is not None and fixturedef not in self._known:
+                    fixturedef.addfinalizer(functools.partial(self._begin_to_end, fixturedef))
 
     def renumber_experiment(self, before: str, after: str) -> None:
         """Expect the new id where the old one was to come back: the experiment was made anew."""
@@ -200,8 +204,11 @@ class Guard:
             if ending is not None:
                 self._watched.credit(self._state.compare(ending, self._now()), fixturedef)
             if held is None and fixturedef.cached_result is not None and fixturedef not in self._known:
-                # Alive since before the guard looked: what its end changes can't be told from a leak.
-                self._watched.baseline.state = self._now()
+                # Alive since before the guard looked: what its end changes is no leak.
+                now = self._now()
+                self._move(
+                    self._watched.baseline, self._watched.baseline.state if ending is None else ending, now
+                )
         if held is not None:
             self._undo(held, fixturedef)
             for baseline in self._open:

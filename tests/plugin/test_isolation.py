@@ -235,6 +235,27 @@ def test_the_first_service_is_asked_for_within_a_fixture(session):
     result.assert_outcomes(passed=3)
 
 
+def test_a_run_left_open_by_the_test_that_asked_for_the_first_service_in_its_middle(session):
+    result = session("""
+        @pytest.fixture
+        def own():
+            os.environ["OWN"] = "1"
+            yield
+            del os.environ["OWN"]
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_asks(request, tmp_path, own, number):
+            request.getfixturevalue("mlflow_service")
+            assert names() == []
+            mlflow.start_run(run_name="left open")
+
+        def test_after(mlflow_service):
+            assert mlflow.active_run() is None
+            assert "OWN" not in os.environ
+    """)
+    result.assert_outcomes(passed=3)
+
+
 def test_what_a_fixture_wrote_goes_that_asked_for_the_first_service_and_failed(session):
     result = session("""
         @pytest.fixture(scope="module")
