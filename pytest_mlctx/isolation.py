@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_mlctx.guard import Guard
     from pytest_mlctx.services.store import Savepoint, Store
     from pytest_mlctx.services.store.layers import Layer
+    from pytest_mlctx.stragglers import Stragglers
 
 
 class Artifacts:
@@ -60,6 +61,10 @@ class Artifacts:
             self._failed = False
 
 
+_Mark = tuple[int, int]
+"""The data's version and the number of MLflow's transactions: a change tells that the store was used."""
+
+
 @dataclass
 class _Left:
     """What a living fixture of higher scope left in the store, and where its artifacts lie."""
@@ -77,6 +82,7 @@ class Isolation:
     def __init__(
         self,
         guard: Guard,
+        stragglers: Stragglers,
         artifacts: Artifacts,
         store: Store,
         empty: Savepoint,
@@ -88,6 +94,9 @@ class Isolation:
 
         self._runs, self._layers = runs, layers
         self._guard = guard
+        self._stragglers = stragglers
+        self._transactions = 0
+        store.refuse = self._admit
         self._artifacts = artifacts
         self._store = store
         self._empty = empty
@@ -98,8 +107,16 @@ class Isolation:
         self._setting_up = False
         self._nodeid = os.environ.get("PYTEST_CURRENT_TEST", "A test before (setup)").rpartition(" ")[0]
         self._renew()  # the first test has a folder of its own as well
-        self._unfinished: Unfinished[tuple[int, Savepoint]] = Unfinished()
-        self._unfinished.expect(request, (store.data_version(), store.savepoint()))
+        self._unfinished: Unfinished[tuple[_Mark, Savepoint]] = Unfinished()
+        self._unfinished.expect(request, (self._mark(), store.savepoint()))
+
+    def _admit(self) -> None:
+        """Called for each transaction of MLflow's on the store."""
+        self._stragglers.check()
+        self._transactions += 1
+
+    def _mark(self) -> _Mark:
+        return self._store.data_version(), self._transactions
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -128,9 +145,9 @@ class Isolation:
         self._catch_up()
         if fixturedef.scope == "function":
             return (yield)
-        version, before = self._store.data_version(), self._store.savepoint()
+        mark, before = self._mark(), self._store.savepoint()
         result = yield
-        self._keep(fixturedef, version, before)
+        self._keep(fixturedef, mark, before)
         return result
 
     @pytest.hookimpl(tryfirst=True)
@@ -145,13 +162,14 @@ class Isolation:
         self._setting_up = False
 
     def _catch_up(self) -> None:
-        for fixturedef, (version, before) in self._unfinished.done():
+        for fixturedef, (mark, before) in self._unfinished.done():
             if fixturedef.cached_result is not None and fixturedef.cached_result[2] is None:  # it didn't fail
-                self._keep(fixturedef, version, before)
+                self._keep(fixturedef, mark, before)
 
-    def _keep(self, fixturedef: pytest.FixtureDef[Any], version: int, before: Savepoint) -> None:
-        if self._store.data_version() != version:
-            layer = self._layers.between(before, self._store.savepoint())
+    def _keep(self, fixturedef: pytest.FixtureDef[Any], mark: _Mark, before: Savepoint) -> None:
+        if self._mark() != mark:
+            # One that only looked may hold the id of the experiment: that stays while it lives.
+            layer = self._layers.between(before, self._store.savepoint(), experiment=self._experiment_id)
             self._left[fixturedef] = _Left(layer, self._store.artifacts)
             self._artifacts.hold(self._store.artifacts)
 

@@ -163,9 +163,14 @@ class Session:
         with ExitStack() as stack:
             stack.enter_context(remote.standing_in(store.uri))
             if self.settings.isolation != "session":
-                store.refuse = self.stragglers.check
                 isolation = Isolation(
-                    self.guard, self.artifacts, store, empty, service.experiment_name, request
+                    self.guard,
+                    self.stragglers,
+                    self.artifacts,
+                    store,
+                    empty,
+                    service.experiment_name,
+                    request,
                 )
                 self._config.pluginmanager.register(isolation, "mlctx-isolation")
                 stack.callback(self._config.pluginmanager.unregister, isolation)

@@ -345,6 +345,21 @@ def test_the_experiment_is_new_for_each_test_and_all_that_name_it_follow(session
     result.assert_outcomes(passed=7)
 
 
+def test_an_experiment_that_a_living_fixture_has_looked_up_stays(session):
+    result = session("""
+        @pytest.fixture(scope="module")
+        def experiment_id(mlflow_service):
+            return mlflow.get_experiment_by_name(mlflow_service.experiment_name).experiment_id
+
+        @pytest.mark.parametrize("number", range(3))
+        def test(experiment_id, number):
+            assert mlflow.search_runs([experiment_id], output_format="list") == []
+            log("own")
+            assert len(mlflow.search_runs([experiment_id], output_format="list")) == 1
+    """)
+    result.assert_outcomes(passed=3)
+
+
 def test_what_still_runs_of_the_test_before_reaches_no_other(session):
     result = session("""
         end, refused = threading.Event(), []

@@ -20,15 +20,15 @@ class Layer:
     removed: dict[str, set[Any]]
 
 
-def between(before: Savepoint, after: Savepoint) -> Layer:
-    """What came and went; the experiments that rows name which came count as come themselves."""
+def between(before: Savepoint, after: Savepoint, *, experiment: str = "") -> Layer:
+    """What came and went; the experiment of this id, and those that rows name which came, count as come."""
     old, new = dict(before.rows), dict(after.rows)
     seen = {statement: set(rows) for statement, rows in old.items()}
     added = {
         statement: [row for row in rows if row not in seen.get(statement, ())]
         for statement, rows in new.items()
     }
-    named = {
+    named = {experiment} | {
         str(row[place])
         for statement, rows in added.items()
         for place in _places(statement, "experiment_id")
