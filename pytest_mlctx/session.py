@@ -212,16 +212,3 @@ def _leads_to_ours(name: str, candidates: Sequence[pytest.FixtureDef[Any]]) -> b
         if name not in fixturedef.argnames:
             return False
     return False
-
-
-class Autouse:
-    """A plugin that starts services for every test."""
-
-    def __init__(self, services: tuple[str, ...]) -> None:
-        self._services = services
-
-    @pytest.fixture(scope="session", autouse=True)
-    def _mlctx_autouse(self, request: pytest.FixtureRequest) -> None:
-        """Start the services that the ini option mlctx_autouse names."""
-        for service in self._services:
-            request.getfixturevalue(f"{service}_service")
