@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,12 +52,14 @@ class Hermetic:
         store: the temporary store, while it is in force; None where the user named one.
         store_uri: its URI, known before it is made.
         empty: what it held when it was made.
+        folder: where its artifacts lie, and the sandbox.
         ambient: the variables of `AMBIENT` that were set from outside.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._link: Path | None = None
+        self.folder = Path()
         self.store: Store | None = None
         self.store_uri: str | None = None
         self.empty: Savepoint | None = None
@@ -87,46 +89,61 @@ class Hermetic:
         from pytest_mlctx.services.store import places
 
         before = state.capture("environment")
-        if self._settings.tracking_uri is None:
-            self._link = places.temporary_folder() / "session"
-            self.store_uri = places.sqlite_uri(self._link / "mlflow.db")
-        self._enforce()
+        with self._linked() if self._settings.tracking_uri is None else nullcontext():
+            if self._link is not None:
+                self.store_uri = places.sqlite_uri(self._link / "mlflow.db")
+            self._enforce()
+            try:
+                yield
+            finally:
+                state.restore(before)
+
+    @contextmanager
+    def _linked(self) -> Iterator[None]:
+        from pytest_mlctx.services.store import places
+
+        self._link = places.temporary_folder() / "session"
         try:
             yield
         finally:
-            state.restore(before)
-            if self._link is not None and (self._link.is_symlink() or not self._link.exists()):
+            if self._link.is_symlink() or not self._link.exists():
                 self._link.unlink(missing_ok=True)
                 self._link.parent.rmdir()
+            self._link = None
 
     @contextmanager
     def in_force(self, folder: Path) -> Iterator[None]:
         """The environment, and the temporary store in this folder where the user named none."""
         from pytest_mlctx.services import remote, state, store
+        from pytest_mlctx.services.store import places
 
         before = state.capture("environment", "mlflow")
-        if self._link is not None and not self._link.exists():
-            try:
-                self._link.symlink_to(folder, target_is_directory=True)
-            except OSError:  # Windows wants a privilege for it
-                self._link.mkdir()
-        for name, value in _SILENCED.items():  # before the template is built, which may import mlflow
-            os.environ[name] = value
-        if self._settings.tracking_uri is None:
-            self.store = self._create((self._link or folder) / "mlflow.db", folder, before)
-            self.store_uri, self.empty = self.store.uri, self.store.savepoint()
-        self._enforce()
         own = () if self._settings.registry_uri is None else (self._settings.registry_uri,)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
-                store.serve()
-            with remote.governed(self._settings.remote, remedy=_REMEDY, exempt=own):
-                yield
-        finally:
-            state.restore(before)
-            if self.store is not None:
-                self.store.close()
+        readable = places.expressible(folder)  # to SQLAlchemy and MLflow, which decode some characters
+        with self._linked() if self._link is None and not readable else nullcontext():
+            if self._link is not None and not self._link.exists():
+                try:
+                    self._link.symlink_to(folder, target_is_directory=True)
+                except OSError:  # Windows wants a privilege for it
+                    self._link.mkdir()
+            self.folder = folder if self._link is None or readable else self._link
+            for name, value in _SILENCED.items():  # before the template is built, which may import mlflow
+                os.environ[name] = value
+            if self._settings.tracking_uri is None:
+                self.store = self._create((self._link or folder) / "mlflow.db", folder, before)
+                self.store.artifacts = store.artifacts_beside(self.folder / "mlflow.db")
+                self.store_uri, self.empty = self.store.uri, self.store.savepoint()
+            self._enforce()
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
+                    store.serve()
+                with remote.governed(self._settings.remote, remedy=_REMEDY, exempt=own):
+                    yield
+            finally:
+                state.restore(before)
+                if self.store is not None:
+                    self.store.close()
 
     def _create(self, path: Path, fallback: Path, before: State) -> Store:
         from pytest_mlctx.services import state, store

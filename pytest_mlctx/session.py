@@ -123,7 +123,7 @@ class Session:
         """The folders for the artifacts of each test."""
         from pytest_mlctx.isolation import Artifacts
 
-        artifacts = Artifacts(self._config, self.folder / "artifacts")
+        artifacts = Artifacts(self._config, self.hermetic.folder / "artifacts")
         self._config.pluginmanager.register(artifacts, "mlctx-artifacts")
         return artifacts
 
@@ -142,7 +142,7 @@ class Session:
         from pytest_mlctx.isolation import Sandbox
         from pytest_mlctx.services import remote, store
 
-        sandbox = store.create(self.folder / "sandbox.db", fallback=self.folder)
+        sandbox = store.create(self.hermetic.folder / "sandbox.db", fallback=self.folder)
         sandbox.refuse = self.stragglers.check
         remote.opened(sandbox.uri)  # once for all tests
         try:

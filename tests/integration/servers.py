@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from pytest_mlctx.services import store
 
 _MLFLOW = """
@@ -38,6 +40,7 @@ _FIRST_QUESTION = "api/2.0/mlflow/experiments/get?experiment_id=0"  # opens the 
 @contextlib.contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
     """A real MLflow server on loopback: its app in one process, its store and artifacts in the folder."""
+    pytest.importorskip("flask", reason="mlflow-skinny has no server")
     store.fill(folder / "server.db")
     settings = {
         "FILE_STORE": store_uri(folder),

@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from pytest_mlctx.services import store
 
-MLFLOW = Version(importlib.metadata.version("mlflow"))
+MLFLOW = Version(importlib.metadata.version("mlflow-skinny"))
 
 # Continuous integration is told by these, and MLflow's telemetry is silent there.
 _TOLD = ("CI", "PYTEST_", "GITHUB_", "GITLAB_", "JENKINS_", "TF_BUILD", "BITBUCKET_", "CIRCLECI", "TRAVIS")
