@@ -103,9 +103,8 @@ def logger_service(request: pytest.FixtureRequest, logger_config: dict[str, Any]
     from pytest_mlctx import logs
     from pytest_mlctx.services import LoggerService
 
-    with _running(LoggerService, logger_config, "logger_config") as service:
-        with logs.bridged(service.level):
-            yield service
+    with _running(LoggerService, logger_config, "logger_config") as service, logs.bridged(service.level):
+        yield service
 
 
 @pytest.fixture(scope="session")
@@ -144,9 +143,12 @@ def mlflow_service(
     session = Session.of(request.config)
     if reason := session.refuses(mlflow_config.get("tracking_uri", "")):
         pytest.fail(reason, pytrace=False)
-    with _running(MlflowService, mlflow_config, "mlflow_config") as service:
-        with runs.tagging(session.tracking.tags), session.isolated(service, request):
-            yield service
+    with (
+        _running(MlflowService, mlflow_config, "mlflow_config") as service,
+        runs.tagging(session.tracking.tags),
+        session.isolated(service, request),
+    ):
+        yield service
 
 
 @pytest.fixture(scope="session")
@@ -166,9 +168,12 @@ def mlflow_sandbox(
     tracking = Session.of(request.config).tracking
     with _mlctx_sandbox.emptied(mlflow_config["experiment_name"]) as uri, runs.set_aside():
         fields = {**mlflow_config, "tracking_uri": uri, "registry_uri": uri}
-        with _running(MlflowService, fields, "mlflow_config") as service:
-            with runs.tagging(tracking.tags), remote.standing_in(uri):
-                yield service
+        with (
+            _running(MlflowService, fields, "mlflow_config") as service,
+            runs.tagging(tracking.tags),
+            remote.standing_in(uri),
+        ):
+            yield service
 
 
 @pytest.fixture
