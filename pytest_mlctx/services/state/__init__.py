@@ -132,12 +132,21 @@ def restore(before: State) -> None:
     if any(kind.held_by_garbage for kind, _ in differences):
         gc.collect()
         differences = _differences(before, capture(*before.libraries))
-    changes: dict[Kind, list[Change]] = {}
-    for kind, change in differences:
-        changes.setdefault(kind, []).append(change)
     failures: list[Exception] = []
-    for kind, its_changes in changes.items():
-        kind.undo_all(its_changes, failures)
+    undone: set[Cell] = set()
+    while differences:
+        changes: dict[Kind, list[Change]] = {}
+        for kind, change in differences:
+            changes.setdefault(kind, []).append(change)
+            undone.add(change.cell)
+        for kind, its_changes in changes.items():
+            kind.undo_all(its_changes, failures)
+        # Undoing has changed more, where it goes by MLflow's own functions; each cell gets one try.
+        differences = [
+            (kind, change)
+            for kind, change in _differences(before, capture(*before.libraries))
+            if change.cell not in undone
+        ]
     if failures:
         what = "; ".join(f"{type(failure).__name__}: {failure}" for failure in failures)
         _logging.getLogger(__name__).warning("Not all of the state could be restored: %s", what)
