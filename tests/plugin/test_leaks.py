@@ -63,6 +63,7 @@ PROBE = """
     @pytest.fixture(scope="session")
     def was(mlflow_service, logger_service):
         SERVICE.append(mlflow_service)
+        mlflow.tracking.fluent._last_active_run_id.set(None)  # of another test in this process
         return probe()
 """
 PAIR = """
