@@ -154,11 +154,12 @@ class Session:
     def isolated(self, service: MlflowService, request: pytest.FixtureRequest) -> Iterator[None]:
         """Where the service tracks to the temporary store: isolation by test, and remote stores governed."""
         from pytest_mlctx.isolation import Isolation
-        from pytest_mlctx.services import remote
+        from pytest_mlctx.services import remote, state, uris
 
         store, empty = self.hermetic.store, self.hermetic.empty
         if store is None or empty is None or service.tracking_uri != store.uri:
-            yield
+            with state.expected(*uris.files(service.tracking_uri), *uris.files(service.registry_uri or "")):
+                yield
             return
         with ExitStack() as stack:
             stack.enter_context(remote.standing_in(store.uri))

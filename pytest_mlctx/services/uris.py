@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 
 from pytest_mlctx.services.base import ServiceError
 from pytest_mlctx.services.secrets import redact
+from pytest_mlctx.services.store.places import artifacts_beside
 
 T = TypeVar("T")
 
@@ -76,6 +77,13 @@ def folder(uri: str) -> Path:
         uri: a plain path or a ``file:`` URI.
     """
     return Path(url2pathname(unquote(urlsplit(uri).path))) if scheme(uri) == "file" else Path(uri)
+
+
+def files(uri: str) -> list[Path]:
+    """Where a store lies that is kept in files: its folder, or its database and the artifacts beside."""
+    if (database := sqlite_path(uri)) is not None:
+        return [database, artifacts_beside(database)]
+    return [folder(uri)] if is_file_store(uri) else []
 
 
 def check(field: str, uri: str) -> None:

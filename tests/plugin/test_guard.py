@@ -403,7 +403,8 @@ def test_a_package_that_a_test_imports_is_compared_with_its_pristine_state(pytes
             assert not import_hooks._post_import_hooks
     """)
     result = pytester.runpytest_subprocess("--mlctx-leaks=warn")
-    result.assert_outcomes(passed=4, warnings=2)
+    result.assert_outcomes(passed=4)
+    assert result.stdout.str().count("LeakWarning: ") == 2
     result.stdout.fnmatch_lines(
         [
             "*::test_loguru: loguru handler 1 left, with the sink 'their.log', loguru handler 0 removed",
@@ -476,3 +477,23 @@ def test_the_guard_costs_less_than_a_millisecond(pytester, no_other_plugin):
     print(f"ms a test: {base * 1e3:.2f} without, {auto * 1e3:.2f} auto, {warn * 1e3:.2f} warn")
     assert auto - base < 0.001
     assert warn - base < 0.001
+
+
+@pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
+def test_a_store_that_was_asked_for_is_no_litter(pytester):
+    pytester.makepyfile("""
+        import mlflow
+
+        def test_artifact(mlflow_run):
+            mlflow.log_text("text", "note.txt")
+
+        def test_litter(mlflow_service):
+            open("mlruns", "w").close()
+    """)
+    result = pytester.runpytest_inprocess(
+        f"--mlctx-tracking-uri=sqlite:///{pytester.path}/mlflow.db", "--mlctx-leaks=warn"
+    )
+    result.assert_outcomes(passed=2, warnings=1)
+    assert (pytester.path / "mlartifacts").is_dir()
+    result.stdout.fnmatch_lines(["*::test_litter: *mlruns written*"])
+    result.stdout.no_fnmatch_line("*mlartifacts written*")

@@ -75,7 +75,7 @@ def modules(folder: Path) -> list[set[str]]:
 def told(result: pytest.RunResult) -> list[str]:
     lines = (result.outlines, result.errlines)
     return [
-        re.sub(r"in \d+\.\d+s|0x[0-9a-f]+|pytest-\d+", "~", line)
+        re.sub(r"in \d+\.\d+s|0x[0-9a-f]+|pytest-\d+|gw\d", "~", line)
         for line in itertools.chain(*lines)
         if not line.startswith("plugins:")
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sklearn", exc_type=ImportError)
+pytest.importorskip("sklearn")
 
 HEAD = """
     import mlflow, pytest

@@ -178,15 +178,15 @@ def test_a_conftest_may_bring_a_level_and_set_an_option(pytester: pytest.Pyteste
     pytester.makeconftest("""
         from loguru import logger
 
-        if "NOTICE" not in logger._core.levels:
-            logger.level("NOTICE", no=22)
+        if "REMARK" not in logger._core.levels:
+            logger.level("REMARK", no=22)
 
         def pytest_configure(config):
             config.option.mlctx_experiment = "by the conftest"
     """)
     pytester.makepyfile(TELL)
-    line = told(pytester.runpytest_inprocess("-s", "--mlctx-log-level=notice"))
-    assert '"experiment": "by the conftest", "log_level": "NOTICE"' in line
+    line = told(pytester.runpytest_inprocess("-s", "--mlctx-log-level=remark"))
+    assert '"experiment": "by the conftest", "log_level": "REMARK"' in line
 
 
 def test_services_for_every_test_may_be_separated_by_commas(pytester: pytest.Pytester) -> None:

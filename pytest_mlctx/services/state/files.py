@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pytest_mlctx.services.state.kinds import Kind
 
 _NAMES = ("mlruns", "mlflow.db", "mlartifacts")
 _watched: dict[str, None] = {}
+_expected: set[str] = set()
 
 
 def watch(folder: str | os.PathLike[str]) -> Callable[[], None]:
@@ -19,6 +20,17 @@ def watch(folder: str | os.PathLike[str]) -> Callable[[], None]:
     path = str(Path(folder).absolute())
     _watched[path] = None
     return lambda: _watched.pop(path, None)
+
+
+@contextmanager
+def expected(*paths: Path) -> Iterator[None]:
+    """Within the block these are no litter: a store that was asked for lies there."""
+    new = {str(path.absolute()) for path in paths} - _expected
+    _expected.update(new)
+    try:
+        yield
+    finally:
+        _expected.difference_update(new)
 
 
 class Litter(Kind):
@@ -39,7 +51,8 @@ class Litter(Kind):
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """The path of what is new; a folder that was not looked at before tells nothing."""
-        return f"{key} written" if before is False and after is True else None
+        new = before is False and after is True and key not in _expected
+        return f"{key} written" if new else None
 
 
 KINDS: tuple[Kind, ...] = (Litter(),)
