@@ -325,6 +325,10 @@ LONG = """
             mlflow.log_metric("n", n)
             mlflow.log_param("n", n)
         print("finished", flush=True)
+
+    def test_last(held):
+        print("waiting", flush=True)
+        time.sleep(120)
 """
 
 
@@ -337,26 +341,37 @@ def user_store(tmp_path: Path, mlflow_imported: None) -> Path:
     return made.path
 
 
-def interrupted(suite, tmp_path: Path, seconds: float, number: int, *args: str) -> tuple[int, str, int]:
-    """Exit code, output and number of finished tests of a session that gets a signal at its n-th second."""
+def interrupted(
+    suite, tmp_path: Path, seconds: float | None, number: int, *args: str
+) -> tuple[int, str, int]:
+    """Exit code, output and number of finished tests of a session that gets a signal.
+
+    It comes that long after the first test, or else while a later one is known to run.
+    """
     suite.folder.mkdir(exist_ok=True)
     (suite.folder / "test_it.py").write_text(textwrap.dedent(LONG))
+    awaited, tests = "finished", ["test_it.py"]
+    if seconds is None:
+        awaited, tests = "waiting", ["test_it.py::test_run[0]", "test_it.py::test_last"]
     log = tmp_path / "output.txt"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command("-s", "--basetemp", str(tmp_path / "tmp"), "-q", *args),
+            command("-s", "--basetemp", str(tmp_path / "tmp"), "-q", *args, *tests),
             cwd=suite.folder,
             env=environment(),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 60
-        while "finished" not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(seconds)
-        process.send_signal(number)
-        process.wait(60)
+        try:
+            deadline = time.monotonic() + 60
+            while awaited not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(seconds or 0)
+            process.send_signal(number)
+            process.wait(60)
+        finally:
+            process.kill()
     text = log.read_text()
     return process.returncode, text, text.count("finished")
 
@@ -367,12 +382,15 @@ def statuses(path: Path) -> list[str]:
         return [row[0] for row in connection.execute("SELECT status FROM runs")]
 
 
-MOMENTS = [random.Random(0).uniform(0, 1.5) for _ in range(20)]
-SAMPLED = [pytest.param(m, marks=[pytest.mark.slow] if n else [], id=str(n)) for n, m in enumerate(MOMENTS)]
+_random = random.Random(0)
+MOMENTS = [
+    pytest.param(None, id="in a test"),
+    *(pytest.param(_random.uniform(0, 1.5), marks=pytest.mark.slow, id=str(n)) for n in range(20)),
+]
 
 
 @linux
-@pytest.mark.parametrize("seconds", SAMPLED)
+@pytest.mark.parametrize("seconds", MOMENTS)
 def test_a_session_that_is_killed_loses_nothing_that_was_finished(suite, tmp_path, user_store, seconds):
     uri = f"--mlctx-tracking-uri=sqlite:///{user_store}"
     code, _, finished = interrupted(suite, tmp_path, seconds, signal.SIGKILL, uri)
@@ -391,7 +409,7 @@ def test_a_session_that_is_killed_loses_nothing_that_was_finished(suite, tmp_pat
 
 
 @linux
-@pytest.mark.parametrize("seconds", SAMPLED)
+@pytest.mark.parametrize("seconds", MOMENTS)
 def test_ctrl_c_closes_what_is_open(suite, tmp_path, user_store, seconds):
     uri = f"--mlctx-tracking-uri=sqlite:///{user_store}"
     code, text, finished = interrupted(suite, tmp_path, seconds, signal.SIGINT, uri)
