@@ -123,6 +123,8 @@ class Detached:
         from mlflow.entities import RunStatus, RunTag
         from mlflow.exceptions import MlflowException
 
+        from pytest_mlctx.services.state.mlflow_stores import Engine
+
         try:
             for key, value in tags.items():
                 self._store.set_tag(self._run_id, RunTag(key, value))
@@ -131,6 +133,10 @@ class Detached:
             )
         except MlflowException as error:
             logger.warning("MLflow run {} could not be closed as {}: {}", self._run_id, status, error)
+        finally:
+            engine = getattr(self._store, "engine", None)
+            if engine is not None and all(engine is not kept for _, kept in Engine().read()):
+                engine.dispose()  # MLflow has let go of it: nobody else would close what we opened again
 
 
 def detach(run_id: str, store_uri: str) -> Detached:
