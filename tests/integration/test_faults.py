@@ -91,14 +91,14 @@ STOPPING = """
     ("stop", "args", "code"),
     [
         ("assert False", ("-x",), 1),
-        ("assert False", ("--maxfail=1",), 1),
-        ("pytest.exit('enough')", (), 2),
+        pytest.param("assert False", ("--maxfail=1",), 1, marks=pytest.mark.slow),
+        pytest.param("pytest.exit('enough')", (), 2, marks=pytest.mark.slow),
         ("pytest.exit('enough', returncode=7)", (), 7),
         ("raise KeyboardInterrupt", (), 2),
         ("pytest.fail('no')", ("-W", "error", "-W", "ignore:The ``noload``"), 1),
     ],
 )
-@pytest.mark.parametrize("leaks", ["auto", "error"])
+@pytest.mark.parametrize("leaks", ["auto", pytest.param("error", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
 def test_a_session_that_is_stopped_leaves_nothing(pytester, capsys, stop, args, code, leaks):
     import mlflow
