@@ -243,7 +243,7 @@ sys.exit(pytest.main(["-p", "no:cacheprovider", "--rootdir=.", *sys.argv[1:]], p
 )
 @pytest.mark.parametrize("shut", ["folder", "file", "above"])
 def test_a_sink_that_may_not_be_written(shut: str) -> None:
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are shut to others
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's own is shut to others, TMPDIR may be
         folder = Path(name, "above", "folder")
         folder.mkdir(parents=True)
         (folder / "run.log").touch(0o644)

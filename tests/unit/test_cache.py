@@ -201,7 +201,7 @@ def test_a_user_without_home_has_no_cache(tmp_path: Path, monkeypatch: pytest.Mo
 
 @linux_root
 def test_a_read_only_cache_is_read_and_not_written(monkeypatch: pytest.MonkeyPatch):
-    folder = Path(tempfile.mkdtemp())  # pytest's own is closed to others
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own is closed to others, TMPDIR may be
     try:
         folder.chmod(0o755)
         kept = cache.at(folder)
