@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Prepare services for every test: their environment holds when conftests are imported."""
-    if settings.names_autouse(early_config):
+    if not _off(early_config) and settings.names_autouse(early_config):
         try:
             _begin(early_config, early_config.known_args_namespace)
         except pytest.UsageError:  # told in pytest_configure, which --help survives
@@ -31,6 +31,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Read the settings; a bad value ends the session here, but not ``--help`` and its like."""
+    if _off(config):
+        return
     # Not by `pytest_plugins`: where this plugin was taken off again, its fixtures would stay.
     config.pluginmanager.import_plugin("pytest_mlctx.fixtures")
     if Session.key not in config.stash:
@@ -39,6 +41,11 @@ def pytest_configure(config: pytest.Config) -> None:
         except pytest.UsageError:
             if not settings.only_tells(config):
                 raise
+
+
+def _off(config: pytest.Config) -> bool:
+    """Whether ``-p no:mlctx`` was given, which takes the plugin off where a conftest names it too."""
+    return config.pluginmanager.is_blocked("mlctx")
 
 
 def _begin(config: pytest.Config, given: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ import ipaddress
 import os
 import re
 import sqlite3
-import threading
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -17,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from pytest_mlctx.services.base import ServiceError
+from pytest_mlctx.services.deadline import DeadlineError, within
 from pytest_mlctx.services.secrets import redact
 from pytest_mlctx.services.store.places import artifacts_beside
 
@@ -262,32 +262,17 @@ def _ask_database(field: str, uri: str) -> None:
 
 
 def _within_deadline(field: str, uri: str, question: Callable[[], T]) -> T:
-    # A thread, since a server that drips its answer byte by byte passes every timeout of a socket.
-    answers: list[T] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            answers.append(question())
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="mlctx-ask", daemon=True)
-    thread.start()
-    thread.join(DEADLINE)
-    if answers:
-        return answers[0]
     where = f"{field} {redact(uri)!r}"
-    if not errors:
-        raise ServiceError(
-            f"{where} gave no answer within {DEADLINE:g} s: check that the server is up and reachable."
-        )
-    if isinstance(errors[0], ImportError):
-        raise ServiceError(f"{where} needs a driver that is not installed: {errors[0]}.") from None
-    # The error itself may carry the URI with its password, and so would a chained traceback.
-    raise ServiceError(
-        f"{where} cannot be reached ({_reason(errors[0])}): check the address and that the server is up."
-    ) from None
+    try:
+        return within(DEADLINE, question)
+    except DeadlineError:
+        sentence = f"gave no answer within {DEADLINE:g} s: check that the server is up and reachable."
+    except ImportError as error:
+        sentence = f"needs a driver that is not installed: {error}."
+    except Exception as error:
+        sentence = f"cannot be reached ({_reason(error)}): check the address and that the server is up."
+    # Raised here: the error may carry the URI with its password, and would be shown beside ours.
+    raise ServiceError(f"{where} {sentence}")
 
 
 def _reason(error: BaseException) -> str:

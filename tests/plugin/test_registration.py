@@ -14,7 +14,8 @@ WAYS = {
     "off": (("-p", "no:mlctx"), False),
     "off by the module": (("-p", "no:pytest_mlctx.plugin"), False),
     "off and on again": (("-p", "no:mlctx", "-p", "mlctx"), True),
-    "on and off again": (("-p", "mlctx", "-p", "no:pytest_mlctx.plugin"), False),
+    "on and off again": (("-p", "mlctx", "-p", "no:mlctx"), False),
+    "on and off again by the module": (("-p", "mlctx", "-p", "no:pytest_mlctx.plugin"), False),
     "named as well": (("-p", "mlctx"), True),
     "named by its module as well": (("-p", "pytest_mlctx.plugin"), True),
     "named by its package as well": (("-p", "pytest_mlctx"), True),
@@ -53,6 +54,7 @@ def test_named_by_module(
         pytester.makeconftest(f"pytest_plugins = [{name!r}]")
     run(pytester, "--mlctx-log-level=INFO", *args, on=True)
     run(pytester, *args, "-p", "no:pytest_mlctx.plugin", on=False)
+    run(pytester, *args, "-p", "no:mlctx", on=False)
 
 
 def test_without_entry_points_it_is_off_until_it_is_named(

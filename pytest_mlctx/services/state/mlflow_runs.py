@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from pytest_mlctx.services.state.deadline import within
+from pytest_mlctx.services.deadline import within
 from pytest_mlctx.services.state.kinds import ABSENT, Held, Kind
 from pytest_mlctx.services.state.mlflow_stores import Engine
 

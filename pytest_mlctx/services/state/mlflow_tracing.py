@@ -6,7 +6,7 @@ import sys
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from pytest_mlctx.services.state.deadline import within
+from pytest_mlctx.services.deadline import within
 from pytest_mlctx.services.state.kinds import ABSENT, Attribute, ContextVariable, Held, Kind
 
 _PROVIDER = "mlflow.tracing.provider"

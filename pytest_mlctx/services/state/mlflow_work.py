@@ -7,7 +7,7 @@ import threading
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from pytest_mlctx.services.state.deadline import within
+from pytest_mlctx.services.deadline import within
 from pytest_mlctx.services.state.kinds import ABSENT, Kind
 
 _DEADLINE = 3.0  # seconds

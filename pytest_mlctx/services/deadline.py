@@ -5,32 +5,39 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class DeadlineError(Exception):
     """The work was not done in time; it goes on in the background."""
 
 
-def within(seconds: float, work: Callable[[], object]) -> None:
+def within(seconds: float, work: Callable[[], T]) -> T:
     """Do the work in a thread, in the context of the caller, and wait for it this long.
+
+    A thread, since a server that drips its answer byte by byte passes every timeout of a socket.
 
     Raises:
         DeadlineError: it takes longer.
         Exception: what the work itself raised.
     """
+    results: list[T] = []
     errors: list[BaseException] = []
     context = contextvars.copy_context()
 
     def run() -> None:
         try:
-            context.run(work)
+            results.append(context.run(work))
         except BaseException as error:  # raised again below, in the thread that waits
             errors.append(error)
 
-    thread = threading.Thread(target=run, name="mlctx-restore", daemon=True)
+    thread = threading.Thread(target=run, name="mlctx-deadline", daemon=True)
     thread.start()
     thread.join(seconds)
     if errors:
         raise errors[0]
-    if thread.is_alive():
+    if not results:
         raise DeadlineError(f"gave up after {seconds:g} s")
+    return results[0]
