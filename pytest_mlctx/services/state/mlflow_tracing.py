@@ -118,7 +118,8 @@ def _span(context: Any) -> Any | None:
         return None
     trace = sys.modules["opentelemetry.trace"]
     span = trace.get_current_span(context)
-    return None if span is trace.INVALID_SPAN else span
+    # MLflow 2 makes one current that has no context where it cannot record.
+    return span if getattr(span.get_span_context(), "is_valid", False) else None
 
 
 def _trace_id(span: Any) -> int:

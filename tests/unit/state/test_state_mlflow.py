@@ -249,6 +249,17 @@ def test_a_span_left_open_does_not_swallow_the_next_trace(undone):
         assert span.parent_id is None
 
 
+def test_a_span_that_is_not_recorded_is_given_back_in_silence(undone, caplog):
+    from opentelemetry import context, trace
+
+    before = context.get_current()
+    # What MLflow 2 makes current where a span cannot be recorded.
+    context.attach(trace.set_span_in_context(trace.NonRecordingSpan(context=None)))
+    assert undone() == []
+    assert context.get_current() == before
+    assert caplog.messages == []
+
+
 def test_a_span_around_stays_the_parent(tracked, before):
     with mlflow.start_span("around") as around:
         inside = state.capture("mlflow")

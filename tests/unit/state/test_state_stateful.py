@@ -181,6 +181,8 @@ def machine_on(uri: str, folder: Path) -> type[RuleBasedStateMachine]:
             assert self.errors == []
             with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
                 open_runs = database.execute("SELECT name FROM runs WHERE status = 'RUNNING'").fetchall()
+                with database:  # the next sequence is judged by its own
+                    database.execute("UPDATE runs SET status = 'KILLED' WHERE status = 'RUNNING'")
             assert open_runs == []
 
     return Machine
