@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from pytest_mlctx.services.state import mlflow_stores
 from pytest_mlctx.services.store import experiments
 
 if TYPE_CHECKING:
@@ -70,22 +71,15 @@ def migrate(uri: str, artifact_root: str) -> None:
     """Let MLflow make the tracking store ``uri``, and leave no engine behind."""
     store = importlib.import_module(_TRACKING).SqlAlchemyStore(uri, artifact_root)
     store.engine.dispose()
-    for engines in _engine_maps():
+    for engines in mlflow_stores.Engine().maps().values():
         engines.pop(uri, None)
 
 
 def forget_foreign_engine(uri: str) -> None:
     """Let MLflow replace an engine that was made before us, without our settings; who holds it keeps it."""
-    for engines in _engine_maps():
+    for engines in mlflow_stores.Engine().maps().values():
         if uri in engines and engines[uri] not in _engines:
             del engines[uri]
-
-
-def _engine_maps() -> list[dict[str, Engine]]:
-    """MLflow's engines by URI: one for each kind of store in 3, tracking alone in 2."""
-    stores = [importlib.import_module(module).SqlAlchemyStore for module in (_TRACKING, _REGISTRY)]
-    names = ("_engine_map", "_db_uri_sql_alchemy_engine_map")
-    return [getattr(store, name) for store in stores for name in names if hasattr(store, name)]
 
 
 def _on_connect(engine: Engine, pragmas: list[str]) -> None:

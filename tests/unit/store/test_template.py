@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pytest_mlctx.services import cache, store
-from pytest_mlctx.services.store import opening, template
+from pytest_mlctx.services.state.mlflow_stores import Engine
+from pytest_mlctx.services.store import template
 
 from .conftest import content, query
 
@@ -105,9 +106,9 @@ def test_warnings_and_other_threads_are_heard_meanwhile(caplog: pytest.LogCaptur
 def test_building_leaves_no_engine_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    engines = [dict(known) for known in opening._engine_maps()]
+    engines = [dict(known) for known in Engine().maps().values()]
     template._build()
-    assert [dict(known) for known in opening._engine_maps()] == engines
+    assert [dict(known) for known in Engine().maps().values()] == engines
     assert list(tmp_path.iterdir()) == []
 
 
