@@ -94,7 +94,7 @@ class Guard:
         return [*watched, *self._unfinished.known(), *self._setups]
 
     def _now(self) -> State:
-        return self._state.capture("mlflow", "environment", "files", "logging", "loguru")
+        return self._state.capture("services", "mlflow", "environment", "files", "logging", "loguru")
 
     def in_force(self, request: pytest.FixtureRequest) -> None:
         """Look at the running test and all that follow: a service is about to start for this request."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from pytest_mlctx.services import secrets, state
+from pytest_mlctx.services.state.leases import Lease, in_order, leases, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,19 +24,6 @@ class ServiceError(Exception):
     """A service cannot do what its configuration says, and the user can mend it: one sentence says how."""
 
 
-@dataclass(eq=False)
-class _Lease:
-    """One ``start()`` that waits for its ``stop()``."""
-
-    service: Service
-    before: state.State  # what the matching stop gives back
-
-    def shares(self, other: _Lease) -> bool:
-        """Whether both hold the state of one library."""
-        return not self.before.libraries.isdisjoint(other.before.libraries)
-
-
-_leases: list[_Lease] = []
 _lock = threading.RLock()
 
 
@@ -62,8 +49,16 @@ class Service(BaseModel, ABC):
             raise secrets.redacted(error) from None
 
     @abstractmethod
-    def _apply(self) -> None:
-        """Make the configuration hold. What it changes is given back by the lease, also when it fails."""
+    def _apply(self) -> object:
+        """Make the configuration hold. What it changes is given back by the lease, also when it fails.
+
+        What it returns is found in `_made` when the service is started again within itself.
+        """
+
+    def _made(self) -> list[Any]:
+        """What ``_apply`` has returned, for each start of this very service that waits for its stop."""
+        of_this = [lease.made for _, lease in in_order() if lease.service is self]
+        return [made for made in of_this if made is not None]
 
     def start(self) -> None:
         """Make this configuration hold, until the matching ``stop()``.
@@ -72,15 +67,12 @@ class Service(BaseModel, ABC):
             ServiceError: what the user must mend, in one sentence; nothing is left changed then.
         """
         with _lock:
-            before = state.capture(*self.libraries)
-            lease = _Lease(self, before)
+            number, before = next(numbers), state.capture(*self.libraries)
             try:
-                self._apply()
-                _leases.append(lease)
+                leases[number] = Lease(self, before, self._apply())
                 self._audit("started")
             except BaseException:
-                if lease in _leases:
-                    _leases.remove(lease)
+                leases.pop(number, None)
                 state.restore(before)
                 raise
 
@@ -90,16 +82,16 @@ class Service(BaseModel, ABC):
         Stopped out of order it changes nothing yet: what it saved passes to the service started after it.
         """
         with _lock:
-            lease = next((lease for lease in reversed(_leases) if lease.service is self), None)
-            if lease is None:
+            number = max((number for number, lease in in_order() if lease.service is self), default=None)
+            if number is None:
                 return
             try:
                 self._audit("stopped")
             finally:
+                lease = leases.pop(number)
                 later = next(
-                    (other for other in _leases[_leases.index(lease) + 1 :] if other.shares(lease)), None
+                    (other for place, other in in_order() if place > number and other.shares(lease)), None
                 )
-                _leases.remove(lease)
                 if later is None:
                     state.restore(lease.before)
                 else:
@@ -117,7 +109,7 @@ class Service(BaseModel, ABC):
     @property
     def running(self) -> bool:
         """Whether a ``start()`` of this very service waits for its ``stop()``."""
-        return any(lease.service is self for lease in _leases)
+        return any(lease.service is self for _, lease in in_order())
 
     @classmethod
     def current(cls) -> Self:
@@ -126,7 +118,7 @@ class Service(BaseModel, ABC):
         Raises:
             ServiceError: none is running.
         """
-        for lease in reversed(_leases.copy()):
+        for _, lease in reversed(in_order()):
             if isinstance(lease.service, cls):
                 return lease.service
         raise ServiceError(f"No {cls.__name__} is running: call its start(), or use it in a with statement.")

@@ -10,7 +10,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 from loguru import logger
-from pydantic import PrivateAttr, field_validator
+from pydantic import field_validator
 
 from pytest_mlctx.services import state
 from pytest_mlctx.services.base import Service, ServiceError
@@ -74,8 +74,6 @@ class LoggerService(Service):
     catch: bool = True
     """Report an error of the sink on stderr instead of raising it in the code that logs."""
 
-    _handlers: list[int] = PrivateAttr(default_factory=list)
-
     @field_validator("level")
     @classmethod
     def _known_level(cls, level: str) -> str:
@@ -114,16 +112,16 @@ class LoggerService(Service):
         """The logger of loguru: the same object everywhere, before and after ``start()`` too."""
         return logger
 
-    def _apply(self) -> None:
+    def _apply(self) -> int:
         # Started again within itself the sink must not write twice.
-        for handler in (_DEFAULT_HANDLER, *self._handlers):
+        for handler in (_DEFAULT_HANDLER, *self._made()):
             with contextlib.suppress(ValueError):  # it is gone already
                 logger.remove(handler)
         is_stream = self.sink in ("stderr", "stdout")
         sink: Any = _Stream(self.sink) if is_stream else _log_file(self.sink)
         encoding: Any = {} if is_stream else {"encoding": "utf-8"}
         try:
-            handler = logger.add(
+            return logger.add(
                 sink,
                 level=self.level,
                 format=self.format,
@@ -146,7 +144,6 @@ class LoggerService(Service):
                 f"LoggerService.sink {self.sink!r} has braces, in which loguru knows only {{time}}: "
                 "choose a path without them."
             ) from error
-        self._handlers.append(handler)
 
 
 def _log_file(sink: str) -> Path:

@@ -145,6 +145,56 @@ def test_a_fixture_of_higher_scope_is_named_once_it_is_torn_down(session):
         )
 
 
+def test_a_service_left_running_ends_with_who_left_it(session):
+    from pytest_mlctx.services import state
+
+    before = state.capture("services", "loguru", "logging")
+    result = session("""
+        from pytest_mlctx import AlertsService, LoggerService, ServiceError
+
+        @pytest.fixture
+        def job(tmp_path):
+            LoggerService(sink=str(tmp_path / "job.log")).start()
+
+        @pytest.fixture(scope="class")
+        def alerts():
+            AlertsService(enable=False, app_name="of the class").start()
+
+        def test_one(logger_service, job):
+            assert LoggerService.current() is not logger_service
+
+        class TestHeld:
+            def test_two(self, alerts, logger_service):
+                assert LoggerService.current() is logger_service
+                AlertsService(enable=False).start()
+            def test_three(self):
+                assert AlertsService.current().app_name == "of the class"
+
+        def test_four(logger_service):
+            with pytest.raises(ServiceError): AlertsService.current()
+            LoggerService(level="INFO").start()
+            logger_service.stop()
+
+        def test_five(logger_service, caplog):
+            assert LoggerService.current() is logger_service
+            logger.info("heard")
+            assert caplog.messages == ["heard"]
+            LoggerService(sink="stdout").start()
+    """)
+    result.assert_outcomes(passed=5)
+    told = {
+        name: re.split(", log", leak.removeprefix("test_it.py::"))[0] for name, leak in result.leaks.items()
+    }
+    assert told == {
+        "test_one": "test_one, fixture 'job': LoggerService left running",
+        "TestHeld::test_two": "TestHeld::test_two: AlertsService left running",
+        "TestHeld::test_three": "TestHeld::test_three, fixture 'alerts': AlertsService left running",
+        "test_four": "test_four: LoggerService left running, LoggerService no longer running",
+        "test_five": "test_five: LoggerService left running",
+    }
+    assert state.compare(before, state.capture("services", "loguru", "logging")) == []
+
+
 def test_fixtures_that_are_first_set_up_by_getfixturevalue(session):
     result = session("""
         @pytest.fixture(scope="session")

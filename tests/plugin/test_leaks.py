@@ -22,16 +22,24 @@ PROBE = """
     from mlflow.tracking import fluent
     from mlflow.tracing import provider
     from mlflow.utils import autologging_utils, import_hooks
+    from pytest_mlctx import AlertsService, LoggerService, MlflowService, ServiceError
 
     os.environ["MLFLOW_OF_THE_USER"] = "as it was"
     SERVICE = []
     DESTINATION = provider._MLFLOW_TRACE_USER_DESTINATION
     HELD = []  # so that garbage collection does not undo what a test left
 
+    def current(kind):
+        try:
+            return id(kind.current())
+        except ServiceError:
+            return None
+
     def probe():
         core = logger._core
         stacks = fluent._active_run_stack.get_all_thread_values()
         return {
+            "services": [current(kind) for kind in (AlertsService, LoggerService, MlflowService)],
             "run": [run.info.run_id for stack in stacks.values() for run in stack],
             "uri": mlflow.get_tracking_uri(),
             "registry": mlflow.get_registry_uri(),
@@ -61,7 +69,7 @@ PROBE = """
         }
 
     @pytest.fixture(scope="session")
-    def was(mlflow_service, logger_service):
+    def was(mlflow_service, logger_service, alerts_service):
         SERVICE.append(mlflow_service)
         mlflow.tracking.fluent._last_active_run_id.set(None)  # of another test in this process
         return probe()
@@ -247,6 +255,25 @@ LEAKS = [
         "logging.root.addHandler(logging.StreamHandler())",
         "root logging handler <StreamHandler .*> left",
     ),
+    leak("service", "AlertsService(enable=False).start()", "AlertsService left running"),
+    leak(
+        "service that holds a library",
+        "LoggerService(sink='their.log').start()",
+        "LoggerService left running",
+        r"loguru handler \d+ left, with the sink 'their.log'",
+    ),
+    leak(
+        "services of a job that fails",
+        """
+        with pytest.raises(ZeroDivisionError):
+            for service in (AlertsService(), SERVICE[0]):
+                service.start()
+            1 / 0
+        """,
+        "AlertsService left running",
+        "MlflowService left running",
+    ),
+    leak("service of the session", "AlertsService.current().stop()", "AlertsService no longer running"),
     leak("mlruns", "Path('mlruns').mkdir()", r"\S+/mlruns written", unseen=True),
     leak("mlflow.db", "sqlite3.connect('mlflow.db').close()", r"\S+/mlflow.db written", unseen=True),
 ]

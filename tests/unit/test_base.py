@@ -21,9 +21,9 @@ Make = Callable[[str], LoggerService]
 
 @pytest.fixture(autouse=True)
 def unchanged() -> Iterator[None]:
-    before = state.capture("loguru", "logging", "environment")
+    before = state.capture("services", "loguru", "logging", "environment")
     yield
-    left = state.compare(before, state.capture("loguru", "logging", "environment"))
+    left = state.compare(before, state.capture("services", "loguru", "logging", "environment"))
     state.restore(before)
     assert left == []
 
@@ -140,6 +140,33 @@ def test_stopped_out_of_order_a_service_changes_nothing_yet(make: Make) -> None:
     outer.stop()
     assert state.compare(held, state.capture("loguru")) == []
     inner.stop()
+
+
+def test_a_service_left_running_is_ended_by_the_state_and_a_stopped_one_runs_again(make: Make) -> None:
+    outer, middle, inner, left = (make(name) for name in ("outer", "middle", "inner", "left"))
+    origin = state.capture("loguru", "logging")
+    with outer, inner:
+        before = state.capture("services", "loguru", "logging")
+        inner.stop()
+        outer.start()
+        middle.start()
+        left.start()
+        middle.stop()
+        told = [change.sentence for change in state.compare(before, state.capture("services"))]
+        assert told == [
+            "LoggerService left running",
+            "LoggerService left running",
+            "LoggerService no longer running",
+        ]
+        state.restore(before)
+        assert state.compare(before, state.capture("services", "loguru", "logging")) == []
+        assert LoggerService.current() is inner
+        assert outer.running
+        assert not left.running
+        logger.info("to the inner one")
+        assert "to the inner one" in Path(inner.sink).read_text()
+    assert not outer.running
+    assert state.compare(origin, state.capture("loguru", "logging")) == []
 
 
 def test_one_library_is_given_back_while_another_is_held(make: Make) -> None:

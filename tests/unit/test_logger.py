@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -172,6 +174,36 @@ def test_only_loguru_s_default_handler_is_set_aside(tmp_path: Path) -> None:
     assert "within" in added
     assert "after" not in added
     logger.remove(handler)
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        lambda service: service.model_copy(update={"level": "INFO"}),
+        copy.copy,
+        copy.deepcopy,
+        lambda service: pickle.loads(pickle.dumps(service)),
+    ],
+)
+def test_a_copy_takes_nothing_away_from_the_original(
+    tmp_path: Path, duplicate: Callable[[LoggerService], LoggerService]
+) -> None:
+    with LoggerService(sink=str(tmp_path / "log"), format="{message}") as service:
+        with duplicate(service) as copied:
+            assert LoggerService.current() is copied
+            logger.info("to both")
+        assert not copied.running
+        logger.info("to one")
+    assert logged(service) == ["to both", "to both", "to one"]
+
+
+def test_having_run_makes_no_difference_to_equality() -> None:
+    service = LoggerService()
+    with service:
+        assert service == LoggerService()
+    assert service == LoggerService()
+    assert hash(service) == hash(LoggerService())
+    assert service != LoggerService(level="INFO")
 
 
 def test_what_was_changed_meanwhile_is_given_back(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Capture, compare and restore the process-wide state of MLflow, loguru, logging, environment and files.
+"""Capture, compare and restore the process-wide state: MLflow, loguru, logging, environment, files, services.
 
 The state is one flat mapping from cells to values. What a library has is described by its *kinds*
 (:mod:`~pytest_mlctx.services.state.kinds`), one module for each library; here none is known by name.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import gc
 import logging as _logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-from pytest_mlctx.services.state import environment, files, loguru, mlflow
+from pytest_mlctx.services.state import environment, files, leases, loguru, mlflow
 from pytest_mlctx.services.state import logging as _logging_state
 from pytest_mlctx.services.state.files import expected, watch
-from pytest_mlctx.services.state.kinds import ABSENT, Cell, Change, Kind, Library, loaded, same
+from pytest_mlctx.services.state.kinds import ABSENT, Cell, Change, Kind, Library, State, loaded, same
 
 __all__ = [
     "ABSENT",
@@ -35,6 +35,7 @@ __all__ = [
 
 # In the order of restoring: runs are closed in the store in force, loguru comes last to log until then.
 _KINDS: Final[dict[Library, tuple[Kind, ...]]] = {
+    "services": leases.KINDS,
     "mlflow": mlflow.KINDS,
     "environment": environment.KINDS,
     "files": files.KINDS,
@@ -42,18 +43,6 @@ _KINDS: Final[dict[Library, tuple[Kind, ...]]] = {
     "loguru": loguru.KINDS,
 }
 _PACKAGES: Final[dict[Library, str]] = {"mlflow": "mlflow", "loguru": "loguru"}
-
-
-@dataclass(frozen=True)
-class State:
-    """The cells of some libraries at one moment. A cell that is not in it is ABSENT."""
-
-    cells: Mapping[Cell, object]
-    libraries: frozenset[Library]
-    pristine: frozenset[Library] = frozenset()
-    """Those of the libraries that were not imported: they stand for what their import will make of them."""
-    unread: frozenset[str] = frozenset()
-    """The kinds that could not be read, where a stub took a library's place: they are left alone."""
 
 
 def capture(*libraries: Library) -> State:

@@ -13,6 +13,8 @@ from typing import Any, Final, Literal, TypeAlias, cast
 Cell: TypeAlias = "tuple[str, Hashable]"
 """The name of a kind, such as ``loguru.handler``, and the key within it, such as ``0``."""
 
+Library: TypeAlias = Literal["mlflow", "loguru", "logging", "environment", "files", "services"]
+
 
 class _Absent:
     def __repr__(self) -> str:
@@ -45,6 +47,18 @@ class Change:
     after: object
     sentence: str | None = None
     """The change in the user's words; None for what is put back and never named."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The cells of some libraries at one moment. A cell that is not in it is ABSENT."""
+
+    cells: Mapping[Cell, object]
+    libraries: frozenset[Library]
+    pristine: frozenset[Library] = frozenset()
+    """Those of the libraries that were not imported: they stand for what their import will make of them."""
+    unread: frozenset[str] = frozenset()
+    """The kinds that could not be read, where a stub took a library's place: they are left alone."""
 
 
 _COMPARED_BY_VALUE: Final = frozenset({int, float, bool, bytes, type(None), frozenset})
@@ -227,6 +241,3 @@ class Table(Kind):
             self._table().pop(key, None)
         else:
             self._table()[key] = before
-
-
-Library: TypeAlias = Literal["mlflow", "loguru", "logging", "environment", "files"]

@@ -27,7 +27,7 @@ from state_changes import HELD, LOGGING_CHANGES, LOGURU_CHANGES, MLFLOW_CHANGES
 
 from pytest_mlctx.services import AlertsService, LoggerService, MlflowService, Service, state
 
-EVERYTHING: tuple[state.Library, ...] = ("mlflow", "loguru", "logging", "environment")
+EVERYTHING: tuple[state.Library, ...] = ("mlflow", "loguru", "logging", "environment", "services")
 IN_A_THREAD = {
     "open run",
     "named run",
