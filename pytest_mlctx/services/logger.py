@@ -14,6 +14,7 @@ from pydantic import field_validator
 
 from pytest_mlctx.services import state
 from pytest_mlctx.services.base import Service, ServiceError
+from pytest_mlctx.services.state.loguru import default_handlers
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -27,7 +28,6 @@ _RECORD_FIELDS = (
     *("elapsed", "exception", "extra", "file", "function", "level", "line"),
     *("message", "module", "name", "process", "thread", "time"),
 )
-_DEFAULT_HANDLER = 0  # the id that loguru gives to the handler it starts with
 
 
 class _Stream:
@@ -114,7 +114,7 @@ class LoggerService(Service):
 
     def _apply(self) -> int:
         # Started again within itself the sink must not write twice.
-        for handler in (_DEFAULT_HANDLER, *self._made()):
+        for handler in (*default_handlers(), *self._made()):
             with contextlib.suppress(ValueError):  # it is gone already
                 logger.remove(handler)
         is_stream = self.sink in ("stderr", "stdout")

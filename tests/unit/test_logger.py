@@ -206,6 +206,29 @@ def test_having_run_makes_no_difference_to_equality() -> None:
     assert service != LoggerService(level="INFO")
 
 
+_USERS_OWN_FIRST = """
+import sys
+if sys.argv[1:]:
+    sys.stderr = sys.__stderr__ = None  # as pythonw.exe and daemons have it
+from loguru import logger
+lines = []
+assert logger.add(lambda message: lines.append(message.record["message"])) == 0
+from pytest_mlctx.services import LoggerService
+with LoggerService(sink="stdout", level="CRITICAL"):
+    logger.info("within")
+    logger.remove(0)
+print([line for line in lines if "Service" not in line])
+"""
+
+
+@pytest.mark.parametrize("autoinit", ["0", "1"])
+def test_where_loguru_brought_no_handler_the_first_is_the_users(autoinit: str) -> None:
+    command = [sys.executable, "-c", _USERS_OWN_FIRST, *["no stderr"][: int(autoinit)]]
+    environment = {**os.environ, "LOGURU_AUTOINIT": autoinit}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert done.stdout == "['within']\n", done.stderr
+
+
 def test_what_was_changed_meanwhile_is_given_back(tmp_path: Path) -> None:
     before = state.capture("loguru", "logging")
     with LoggerService(sink=str(tmp_path / "log")):

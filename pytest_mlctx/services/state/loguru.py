@@ -23,6 +23,12 @@ def _core() -> Any:
     return _logger()._core
 
 
+def default_handlers() -> tuple[int, ...]:
+    """The id of the handler that loguru starts with; where it has none, that id is of the user's first."""
+    defaults = sys.modules["loguru._defaults"]
+    return (0,) if defaults.LOGURU_AUTOINIT and sys.stderr else ()
+
+
 def _fresh_core() -> Any:
     return sys.modules["loguru._logger"].Core()
 
@@ -99,10 +105,7 @@ class Handler(Kind):
 
     def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
         """The default handler, the very one where it is still in force."""
-        defaults = sys.modules["loguru._defaults"]
-        if not (defaults.LOGURU_AUTOINIT and sys.stderr):
-            return {}
-        return {0: now.get(0, _DEFAULT)}
+        return {key: now.get(key, _DEFAULT) for key in default_handlers()}
 
 
 class Level(Kind):
