@@ -106,10 +106,19 @@ class AlertsService(Service):
     def _apply(self) -> None:
         """Nothing in the process has to change for an alert."""
 
+    # What was sent is the service's alone: no copy shares it, and it makes no difference to equality.
     def __copy__(self) -> Self:
-        copy = super().__copy__()
-        copy._sent, copy._outboxes = [], []  # model_copy() would go on sharing the lists
-        return copy
+        return super().__copy__()._emptied()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return super().__deepcopy__(memo)._emptied()
+
+    def _emptied(self) -> Self:
+        self._sent, self._outboxes = [], []
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
 
 
 def _show(*, title: str, message: str, app_name: str, timeout: int | None) -> None:

@@ -324,7 +324,9 @@ def test_a_copy_has_sent_nothing() -> None:
     service = AlertsService(level="OFF")
     service.notify("title", "message")
     copied = service.model_copy(update={"enable": False})
-    assert copied.sent == copy.copy(service).sent == []
+    assert copied.sent == copy.copy(service).sent == copy.deepcopy(service).sent == []
+    assert service.model_copy(deep=True) == service == AlertsService(level="OFF") != copied
+    assert hash(service) == hash(AlertsService(level="OFF"))
     copied.notify("title", "of the copy")
     assert [alert.message for alert in service.sent] == ["message"]
 
