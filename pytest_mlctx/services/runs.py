@@ -16,6 +16,7 @@ Tags = Callable[[str, str], Mapping[str, str]]
 """Tags for a run about to be opened, by the URI of its store and the id of its experiment."""
 
 _providers: list[Tags] = []
+_ours: Any = None  # what was last put around MLflow's method
 
 
 def active_run_ids() -> list[str]:
@@ -94,16 +95,14 @@ def _wrap(client_class: Any) -> None:
         }
         return original(self, experiment_id, start_time, {**ours, **(tags or {})}, run_name, **more)
 
-    client_class.create_run = create_run
+    global _ours
+    client_class.create_run = _ours = create_run
 
 
 def _unwrap(client_class: Any) -> None:
     # Somebody may have wrapped ours since: then it stays, with no provider left to ask.
-    if (
-        getattr(client_class.create_run, "__module__", None)
-        and client_class.create_run.__code__.co_filename == __file__
-    ):
-        client_class.create_run = client_class.create_run.__wrapped__
+    if client_class.create_run is _ours:
+        client_class.create_run = _ours.__wrapped__
 
 
 class Detached:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -82,13 +84,28 @@ def test_taggers_add_up_and_leave_mlflow_as_it_was(service: MlflowService) -> No
     assert "inner" not in service.client().get_run(outer.info.run_id).data.tags
 
 
-def test_a_wrapper_of_somebody_elses_stays(service: MlflowService, monkeypatch: pytest.MonkeyPatch) -> None:
+class Wrapper:
+    """What another library may put around a method: no function, and without code of its own."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self._wrapped = wrapped
+
+    def __get__(self, client: object, owner: type) -> Any:
+        return self if client is None else functools.partial(self._wrapped, client)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda ours: lambda *arguments, **named: ours(*arguments, **named), Wrapper]
+)
+def test_a_wrapper_of_somebody_elses_stays(
+    service: MlflowService, monkeypatch: pytest.MonkeyPatch, wrap: Any
+) -> None:
     from mlflow.tracking._tracking_service.client import TrackingServiceClient
 
     with monkeypatch.context() as patch:
         with runs.tagging(lambda *_: {"team": "fraud"}):
             ours = TrackingServiceClient.create_run
-            theirs = lambda *arguments, **named: ours(*arguments, **named)  # noqa: E731
+            theirs = wrap(ours)
             patch.setattr(TrackingServiceClient, "create_run", theirs)
         assert TrackingServiceClient.create_run is theirs
         with mlflow.start_run() as run:
