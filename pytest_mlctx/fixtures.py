@@ -180,9 +180,9 @@ def mlflow_sandbox(
 def mlflow_run(request: pytest.FixtureRequest) -> Iterator[mlflow.ActiveRun]:
     """An active run of this test: named after it, tagged with its node id, closed with its outcome."""
     sandboxed = "mlflow_sandbox" in request.fixturenames
-    service = request.getfixturevalue("mlflow_sandbox" if sandboxed else "mlflow_service")
+    request.getfixturevalue("mlflow_sandbox" if sandboxed else "mlflow_service")
     tracking = Session.of(request.config).tracking
-    run = tracking.open(request.node, service)
+    run = tracking.open(request.node)
     try:
         yield run
     finally:

@@ -13,7 +13,6 @@ from pytest_mlctx.settings import Settings
 if TYPE_CHECKING:
     import mlflow
 
-    from pytest_mlctx.services import MlflowService
     from pytest_mlctx.services.runs import Detached
 
 
@@ -42,13 +41,13 @@ class Tracking:
                 tags["mlflow.parentRunId"] = self._record[2]
         return tags
 
-    def open(self, item: pytest.Item, service: MlflowService) -> mlflow.ActiveRun:
-        """Start the run that stands for the test."""
+    def open(self, item: pytest.Item) -> mlflow.ActiveRun:
+        """Start the run that stands for the test, where MLflow tracks now."""
         import mlflow
 
         self._item = item
         run = mlflow.start_run(run_name=item.name, nested=mlflow.active_run() is not None)
-        self._record = (service.tracking_uri, run.info.experiment_id, run.info.run_id)
+        self._record = (mlflow.get_tracking_uri(), run.info.experiment_id, run.info.run_id)
         return run
 
     def detach(self) -> None:

@@ -205,6 +205,30 @@ def test_in_a_run_that_a_module_holds_open_it_is_nested(pytester: pytest.Pyteste
     assert states == {"outer": "FINISHED", "test_one": "FINISHED", "test_two": "FAILED"}
 
 
+def test_it_ends_in_the_store_where_it_was_opened(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import mlflow
+        import pytest
+
+        @pytest.fixture
+        def elsewhere(mlflow_service):
+            mlflow.set_tracking_uri("sqlite:///runs.db")
+            mlflow.set_experiment("elsewhere")
+            yield
+            mlflow.set_tracking_uri(mlflow_service.tracking_uri)
+
+        def test_one(elsewhere, mlflow_run):
+            mlflow.MlflowClient().create_run(mlflow_run.info.experiment_id, run_name="child")
+            assert 0
+    """)
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.no_fnmatch_line("*could not be closed*")
+    named = {run.name: run for run in runs(pytester.path)}
+    assert (named["test_one"].status, named["test_one"].tags["mlctx.outcome"]) == ("FAILED", "failed")
+    assert "mlflow.parentRunId" in named["child"].tags
+
+
 @pytest.mark.parametrize(
     ("args", "names"),
     [
