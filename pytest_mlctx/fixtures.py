@@ -20,22 +20,28 @@ if TYPE_CHECKING:
     S = TypeVar("S", bound=Service)
 
 
-@contextmanager
-def _running(kind: type[S], fields: dict[str, Any], fixture: str) -> Iterator[S]:
-    """A service made of these fields, started and stopped; what the user must mend is one sentence."""
+def _made(kind: type[S], fields: dict[str, Any], fixture: str) -> S:
+    """A service of these fields; what the user must mend is one sentence."""
     from pydantic import ValidationError
 
-    from pytest_mlctx.services import ServiceError
-
-    service, mistake = None, ""
     try:
-        service = kind(**fields)
-        service.start()
+        return kind(**fields)
     except ValidationError as error:
         mistake = " ".join(_sentence(kind, fixture, details) for details in error.errors(include_url=False))
+    pytest.fail(mistake, pytrace=False)  # here, where no other exception is shown with it
+
+
+@contextmanager
+def _running(service: S) -> Iterator[S]:
+    """The service started and stopped; what the user must mend is one sentence."""
+    from pytest_mlctx.services import ServiceError
+
+    mistake = ""
+    try:
+        service.start()
     except ServiceError as error:
         mistake = str(error)
-    if service is None or mistake:  # failed here, where no other exception is shown with it
+    if mistake:
         pytest.fail(mistake, pytrace=False)
     try:
         yield service
@@ -103,7 +109,8 @@ def logger_service(request: pytest.FixtureRequest, logger_config: dict[str, Any]
     from pytest_mlctx import logs
     from pytest_mlctx.services import LoggerService
 
-    with _running(LoggerService, logger_config, "logger_config") as service, logs.bridged(service.level):
+    service = _made(LoggerService, logger_config, "logger_config")
+    with _running(service), logs.bridged(service.level):
         yield service
 
 
@@ -112,7 +119,7 @@ def alerts_service(alerts_config: dict[str, Any]) -> Iterator[AlertsService]:
     """A running AlertsService that never touches the desktop unless --mlctx-alerts=desktop."""
     from pytest_mlctx.services import AlertsService
 
-    with _running(AlertsService, alerts_config, "alerts_config") as service:
+    with _running(_made(AlertsService, alerts_config, "alerts_config")) as service:
         yield service
 
 
@@ -141,13 +148,10 @@ def mlflow_service(
     from pytest_mlctx.services import MlflowService, runs
 
     session = Session.of(request.config)
-    if reason := session.refuses(mlflow_config.get("tracking_uri", "")):
+    service = _made(MlflowService, mlflow_config, "mlflow_config")
+    if reason := session.refuses(service.tracking_uri):
         pytest.fail(reason, pytrace=False)
-    with (
-        _running(MlflowService, mlflow_config, "mlflow_config") as service,
-        runs.tagging(session.tracking.tags),
-        session.isolated(service, request),
-    ):
+    with _running(service), runs.tagging(session.tracking.tags), session.isolated(service, request):
         yield service
 
 
@@ -165,15 +169,12 @@ def mlflow_sandbox(
     """A running MlflowService on a tracking store and registry that are empty, for this test alone."""
     from pytest_mlctx.services import MlflowService, remote, runs
 
-    tracking = Session.of(request.config).tracking
-    with _mlctx_sandbox.emptied(mlflow_config["experiment_name"]) as uri, runs.set_aside():
-        fields = {**mlflow_config, "tracking_uri": uri, "registry_uri": uri}
-        with (
-            _running(MlflowService, fields, "mlflow_config") as service,
-            runs.tagging(tracking.tags),
-            remote.standing_in(uri),
-        ):
-            yield service
+    uri, tracking = _mlctx_sandbox.uri, Session.of(request.config).tracking
+    fields = {**mlflow_config, "tracking_uri": uri, "registry_uri": uri}
+    service = _made(MlflowService, fields, "mlflow_config")
+    _mlctx_sandbox.empty(service.experiment_name)
+    with runs.set_aside(), _running(service), runs.tagging(tracking.tags), remote.standing_in(uri):
+        yield service
 
 
 @pytest.fixture

@@ -190,13 +190,12 @@ class Sandbox:
         self._artifacts = artifacts
         self._store = store
         self._empty = store.savepoint()
+        self.uri = store.uri
 
-    @contextmanager
-    def emptied(self, experiment: str) -> Iterator[str]:
-        """Within the block the store holds the experiment and nothing else: its URI."""
+    def empty(self, experiment: str) -> None:
+        """Make the store hold the experiment and nothing else."""
         with _told("A test before"):
             self._store.back(self._empty, experiment=experiment, artifacts=self._artifacts.take())
-        yield self._store.uri
 
 
 @contextmanager

@@ -211,6 +211,29 @@ def test_a_configuration_that_names_a_store_and_isolation_by_test(session, pytes
     assert len(said) == 2
 
 
+def test_a_configuration_of_its_own(session, pytester):
+    pytester.makeconftest("""
+        import pytest
+
+        @pytest.fixture(scope="session", params=[{}, {"experiment_name": 3}, {"colour": "red"}], ids=str)
+        def mlflow_config(request):
+            return {"autolog_disable": True, **request.param}
+    """)
+    result = session("""
+        def test(mlflow_sandbox):
+            assert mlflow_sandbox.experiment_name == "default"
+            log("one")
+            assert names() == ["one"]
+    """)
+    result.assert_outcomes(passed=1, errors=2)
+    said = [line for line in result.outlines if line.startswith("mlflow_config: ")]
+    assert said == [
+        "mlflow_config: 'experiment_name' of MlflowService: Input should be a valid string.",
+        *[line for line in said if "'colour' is not a field of MlflowService" in line],
+    ]
+    assert len(said) == 2
+
+
 @pytest.mark.slow
 def test_five_hundred_leave_no_more_than_fifty(session):
     psutil = pytest.importorskip("psutil")
