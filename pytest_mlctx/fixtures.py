@@ -151,6 +151,8 @@ def mlflow_service(
     service = _made(MlflowService, mlflow_config, "mlflow_config")
     if reason := session.refuses(service.tracking_uri):
         pytest.fail(reason, pytrace=False)
+    if registry := mlflow_config.get("registry_uri"):
+        session.hermetic.asked_for.add(registry)
     with _running(service), runs.tagging(session.tracking.tags), session.isolated(service, request):
         yield service
 

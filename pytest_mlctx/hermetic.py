@@ -53,6 +53,7 @@ class Hermetic:
         store_uri: its URI, known before it is made.
         empty: what it held when it was made.
         folder: where its artifacts lie, and the sandbox.
+        asked_for: the registries that the user named, which `--mlctx-remote` does not concern.
         ambient: the variables of `AMBIENT` that were set from outside.
     """
 
@@ -63,6 +64,7 @@ class Hermetic:
         self.store: Store | None = None
         self.store_uri: str | None = None
         self.empty: Savepoint | None = None
+        self.asked_for = set(filter(None, [settings.registry_uri]))
         self.ambient = {name: os.environ[name] for name in AMBIENT if name in os.environ}
 
     @property
@@ -73,11 +75,12 @@ class Hermetic:
         return secrets.discreet(self._settings.tracking_uri or self.store_uri or "")
 
     @property
-    def registry_uri(self) -> str:
-        """Where the tests register models."""
+    def registry_uri(self) -> str | None:
+        """Where the tests register models; None where they track."""
         from pytest_mlctx.services import secrets
 
-        return secrets.discreet(self._settings.registry_uri or self.tracking_uri)
+        uri = self._settings.registry_uri
+        return None if uri is None else secrets.discreet(uri)
 
     @contextmanager
     def early(self) -> Iterator[None]:
@@ -118,7 +121,6 @@ class Hermetic:
         from pytest_mlctx.services.store import places
 
         before = state.capture("environment", "mlflow")
-        own = () if self._settings.registry_uri is None else (self._settings.registry_uri,)
         readable = places.expressible(folder)  # to SQLAlchemy and MLflow, which decode some characters
         with self._linked() if self._link is None and not readable else nullcontext():
             if self._link is not None and not self._link.exists():
@@ -138,7 +140,7 @@ class Hermetic:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
                     store.serve()
-                with remote.governed(self._settings.remote, remedy=_REMEDY, exempt=own):
+                with remote.governed(self._settings.remote, remedy=_REMEDY, exempt=self.asked_for):
                     yield
             finally:
                 state.restore(before)
@@ -165,7 +167,7 @@ class Hermetic:
         for name, value in _PATIENCE.items():
             os.environ.setdefault(name, value)
         os.environ["MLFLOW_TRACKING_URI"] = self.tracking_uri
-        os.environ["MLFLOW_REGISTRY_URI"] = self.registry_uri
+        os.environ["MLFLOW_REGISTRY_URI"] = self.registry_uri or self.tracking_uri
         if self.store_uri is not None:
             from pytest_mlctx.services import store
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,7 +22,7 @@ _SCHEMES = ("http", "https", "databricks", "databricks-uc", "uc", "postgresql", 
 class _Rule:
     policy: Policy
     remedy: str
-    exempt: frozenset[str]
+    exempt: Collection[str]
 
     def concerns(self, uri: str) -> bool:
         if any(uri == own or uri.startswith(own.rstrip("/") + "/") for own in self.exempt):
@@ -59,20 +59,20 @@ def reaches(uri: str) -> bool:
 
 
 @contextmanager
-def governed(policy: Policy, *, remedy: str, exempt: tuple[str, ...] = ()) -> Iterator[None]:
+def governed(policy: Policy, *, remedy: str, exempt: Collection[str] = ()) -> Iterator[None]:
     """Within the block, while a store stands in, remote ones follow the policy, whatever way code names them.
 
     Args:
         policy: ``refuse`` lets loopback pass; ``redirect`` does not.
         remedy: what the user can do, for the sentence where the policy is ``refuse``.
-        exempt: URIs that the policy does not concern, as prefixes.
+        exempt: URIs that the policy does not concern, as prefixes; more may be added meanwhile.
     """
     registries = _registries()
     before = [
         {name: build for name, build in registry._registry.items() if name.split("+")[0] in _SCHEMES}
         for registry in registries
     ]
-    rule = _Rule(policy, remedy, frozenset(exempt))
+    rule = _Rule(policy, remedy, exempt)
     _rules.append(rule)
     for place, (registry, own) in enumerate(zip(registries, before, strict=True)):
         registry._registry.update({name: _builder(build, place) for name, build in own.items()})

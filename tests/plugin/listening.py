@@ -22,7 +22,7 @@ class Server:
                 connection = self._server.accept()[0]
                 self.requests.append(connection.recv(65536))
                 connection.sendall(
-                    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                    b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
                 )
                 connection.close()
 

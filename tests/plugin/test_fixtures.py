@@ -137,6 +137,27 @@ def test_a_conftest_overrides_one_field(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess().assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("option", ["", "--mlctx-registry-uri=sqlite:///models.db"])
+def test_another_tracking_uri_takes_the_registry_along_unless_that_was_asked_for(
+    pytester: pytest.Pytester, option: str
+) -> None:
+    pytester.makeconftest("""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def mlflow_config(mlflow_config):
+            return {**mlflow_config, "tracking_uri": "sqlite:///own.db"}
+    """)
+    pytester.makepyfile(f"""
+        def test(mlflow_service):
+            import mlflow
+            registry = {option!r}.partition("=")[2] or "sqlite:///own.db"
+            assert mlflow.get_registry_uri() == mlflow_service.registry_uri == registry
+            assert mlflow.get_tracking_uri() == "sqlite:///own.db"
+    """)
+    pytester.runpytest_inprocess(*[option][: bool(option)]).assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize(
     ("fixture", "fields", "sentence"),
     [

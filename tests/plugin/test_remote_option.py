@@ -147,3 +147,36 @@ def test_allowed_the_remote_store_is_reached(pytester: pytest.Pytester, server: 
     )
     pytester.runpytest_inprocess("--mlctx-remote=allow").assert_outcomes(passed=1)
     assert len(server.requests) >= 1
+
+
+@pytest.mark.parametrize("where", ["mlflow_config", "option"])
+def test_a_registry_that_was_asked_for_is_reached(
+    pytester: pytest.Pytester, server: Server, where: str
+) -> None:
+    pytester.makeconftest(
+        f"""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def mlflow_config(mlflow_config):
+            return {{**mlflow_config, "registry_uri": {server.url!r}}}
+        """
+        if where == "mlflow_config"
+        else ""
+    )
+    pytester.makepyfile(
+        f"""
+        import mlflow
+        import pytest
+
+        def test_run(mlflow_service):
+            assert mlflow_service.registry_uri == "{server.url}"
+            with mlflow.start_run():
+                pass
+            with pytest.raises(mlflow.MlflowException):  # it answers nothing that MLflow reads
+                mlflow.MlflowClient().create_registered_model("m")
+        """
+    )
+    option = [f"--mlctx-registry-uri={server.url}"] if where == "option" else []
+    pytester.runpytest_inprocess("--mlctx-remote=redirect", *option).assert_outcomes(passed=1)
+    assert any(b"registered-models/create" in request for request in server.requests)
