@@ -156,10 +156,11 @@ class Session:
         from pytest_mlctx.isolation import Isolation
         from pytest_mlctx.services import remote, state, uris
 
+        for uri in (service.tracking_uri, service.registry_uri or ""):
+            self._config.add_cleanup(state.expect(*uris.files(uri)))
         store, empty = self.hermetic.store, self.hermetic.empty
         if store is None or empty is None or service.tracking_uri != store.uri:
-            with state.expected(*uris.files(service.tracking_uri), *uris.files(service.registry_uri or "")):
-                yield
+            yield
             return
         with ExitStack() as stack:
             stack.enter_context(remote.standing_in(store.uri))

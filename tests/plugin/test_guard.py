@@ -375,6 +375,18 @@ def test_files_are_told_once_and_left(session, pytester):
     )
 
 
+@pytest.mark.parametrize("option", ["--mlctx-tracking-uri", "--mlctx-registry-uri"])
+def test_a_store_that_was_asked_for_is_none_of_them(session, pytester, option):
+    result = session(
+        """
+        def test_model(mlflow_service): mlflow.MlflowClient().create_registered_model("m")
+        """,
+        f"{option}=sqlite:///mlflow.db",
+    )
+    assert (pytester.path / "mlflow.db").exists()
+    assert result.leaks == {}
+
+
 def test_auto_leaves_tests_alone_that_use_no_service(session):
     result = session(
         """

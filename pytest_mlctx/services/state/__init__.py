@@ -14,7 +14,7 @@ from typing import Final
 
 from pytest_mlctx.services.state import environment, files, leases, loguru, mlflow
 from pytest_mlctx.services.state import logging as _logging_state
-from pytest_mlctx.services.state.files import expected, watch
+from pytest_mlctx.services.state.files import expect, watch
 from pytest_mlctx.services.state.kinds import ABSENT, Cell, Change, Kind, Library, State, loaded, same
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "State",
     "capture",
     "compare",
-    "expected",
+    "expect",
     "move",
     "renumbered",
     "restore",

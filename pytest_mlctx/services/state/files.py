@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,11 @@ def watch(folder: str | os.PathLike[str]) -> Callable[[], None]:
     return lambda: _watched.pop(path, None)
 
 
-@contextmanager
-def expected(*paths: Path) -> Iterator[None]:
-    """Within the block these are no litter: a store that was asked for lies there."""
+def expect(*paths: Path) -> Callable[[], None]:
+    """Take these for no litter, since a store that was asked for lies there, until the result is called."""
     new = {str(path.absolute()) for path in paths} - _expected
     _expected.update(new)
-    try:
-        yield
-    finally:
-        _expected.difference_update(new)
+    return lambda: _expected.difference_update(new)
 
 
 class Litter(Kind):
