@@ -87,20 +87,21 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Tell what the tests left changed and what their models took; reports carry it, xdist's too."""
+    """Tell what tests left changed, runs that stay open, what models took; reports carry it, xdist's too."""
     session = config.stash.get(Session.key, None)
     reports = [
         report  # of any kind: plugins have categories of their own
         for category in terminalreporter.stats.values()
         for report in category
-        if hasattr(report, "mlctx_leaks") or hasattr(report, "mlctx_models")
+        if any(hasattr(report, f"mlctx_{what}") for what in ("leaks", "unclosed", "models"))
     ]
-    if session is None or not reports:
+    unclosed = session.tracking.unclosed if session is not None and session.active else []
+    if session is None or not (reports or unclosed):
         return
     from pytest_mlctx import report as room
 
     leaks = room.leaks(session.settings.leaks, reports)
     if leaks and session.judges_every_test:
         terminalreporter.section("mlctx: left changed, and put back")
-    for line in (*leaks, *room.models(reports)):
+    for line in (*leaks, *room.unclosed(reports, unclosed), *room.models(reports)):
         terminalreporter.write_line(line)

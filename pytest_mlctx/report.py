@@ -78,6 +78,12 @@ def leaks(mode: str, reports: Iterable[Any]) -> list[str]:
     return [f"mlctx: {tests} left the global context changed, it was put back: --mlctx-leaks=warn tells what"]
 
 
+def unclosed(reports: Iterable[Any], of_an_interrupted_test: Iterable[str]) -> list[str]:
+    """Why runs of tests stay open in their store."""
+    told = [why for report in reports for why in getattr(report, "mlctx_unclosed", ())]
+    return [f"mlctx: {why}" for why in (*told, *of_an_interrupted_test)]
+
+
 def models(reports: Iterable[Any]) -> list[str]:
     """What became of the requirements of models, where inferring them took more than a second."""
     told = [report.mlctx_models for report in reports if hasattr(report, "mlctx_models")]

@@ -101,12 +101,14 @@ class Session:
 
     def _register(self) -> None:
         if not self.active:
+            from pytest_mlctx.discretion import Discretion
             from pytest_mlctx.services import state
 
             self.active = True
             self._config.add_cleanup(state.watch(self._config.rootpath))
             self._config.pluginmanager.register(self.guard, "mlctx-guard")
             self._config.pluginmanager.register(self.tracking, "mlctx-tracking")
+            self._config.pluginmanager.register(Discretion(self._config), "mlctx-discretion")
 
     def reuse_requirements(self, *, always: bool) -> None:
         """Reuse what MLflow infers of models until the session ends, always or on a temporary store only."""

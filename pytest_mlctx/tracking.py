@@ -29,6 +29,7 @@ class Tracking:
         self._item: pytest.Item | None = None
         self._record: tuple[str, str, str] | None = None  # store, experiment and run of the open record
         self._detached: list[Detached] = []
+        self.unclosed: list[str] = []  # of a test that was interrupted, which gets no report
         self._outcome = "passed"
         self._shared_setups = 0  # fixtures of higher scope that are being set up: their runs are no test's
 
@@ -45,10 +46,21 @@ class Tracking:
         """Start the run that stands for the test, where MLflow tracks now."""
         import mlflow
 
-        self._item = item
-        run = mlflow.start_run(run_name=item.name, nested=mlflow.active_run() is not None)
-        self._record = (mlflow.get_tracking_uri(), run.info.experiment_id, run.info.run_id)
-        return run
+        from pytest_mlctx.services import ServiceError, deadline, store, uris
+
+        self._item, uri = item, mlflow.get_tracking_uri()
+        try:
+            if not store.is_temporary(uri):
+                uris.ask("MlflowService.tracking_uri", uri)  # in seconds, before all of MLflow's retries
+            run = mlflow.start_run(run_name=item.name, nested=mlflow.active_run() is not None)
+        except ServiceError as error:
+            mistake = str(error)
+        except mlflow.MlflowException as error:
+            mistake = f"No run can be opened for this test ({deadline.reason(error)}): see to its store."
+        else:
+            self._record = (uri, run.info.experiment_id, run.info.run_id)
+            return run
+        pytest.fail(mistake, pytrace=False)
 
     def detach(self) -> None:
         """Take the test's run from the active ones; it stays open until the test's outcome is known."""
@@ -92,15 +104,19 @@ class Tracking:
         report = yield
         self._note(report)  # here, since a plugin that runs the test again logs another outcome
         if call.when == "teardown":
-            self._close("FAILED" if self._outcome == "failed" else "FINISHED", self._outcome)
+            unclosed = self._close("FAILED" if self._outcome == "failed" else "FINISHED", self._outcome)
+            if unclosed:
+                vars(report)["mlctx_unclosed"] = unclosed
             self._item = None
         return report
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """End the run of a test that was interrupted, which gets no report."""
-        self._close("KILLED", "interrupted")
+        self.unclosed = self._close("KILLED", "interrupted")
 
-    def _close(self, status: str, outcome: str) -> None:
-        while self._detached:
-            self._detached.pop().close(status, {"mlctx.outcome": outcome})
+    def _close(self, status: str, outcome: str) -> list[str]:
+        """Close what a test has detached; why what stays open does."""
+        told = [run.close(status, {"mlctx.outcome": outcome}) for run in reversed(self._detached)]
+        self._detached.clear()
+        return [why for why in told if why is not None]

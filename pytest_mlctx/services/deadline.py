@@ -1,11 +1,14 @@
-"""Work that may wait for a server or a thread, and must not keep its caller waiting."""
+"""Work that may wait for a server or a thread, and must not keep its caller waiting; why it failed."""
 
 from __future__ import annotations
 
 import contextvars
+import re
 import threading
 from collections.abc import Callable
 from typing import TypeVar
+
+from pytest_mlctx.services.secrets import redact
 
 T = TypeVar("T")
 
@@ -39,5 +42,16 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     if not results:
-        raise DeadlineError(f"gave up after {seconds:g} s")
+        raise DeadlineError(f"gave up after {seconds:.2g} s")
     return results[0]
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause of an error, as one short line without credentials."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    line = next(iter(str(error).strip().splitlines()), "")
+    return (
+        redact(re.sub(r"^.*?(Connection refused|Name or service not known|timed out).*$", r"\1", line))[:200]
+        or type(error).__name__
+    )

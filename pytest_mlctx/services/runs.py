@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
-
-from loguru import logger
 
 Tags = Callable[[str, str], Mapping[str, str]]
 """Tags for a run about to be opened, by the URI of its store and the id of its experiment."""
@@ -112,30 +109,28 @@ class Detached:
         self._run_id = run_id
         self._store = store
 
-    def close(self, status: str, tags: Mapping[str, str]) -> None:
-        """End the run, also after the service has stopped; a store that is away by now keeps it open.
+    def close(self, status: str, tags: Mapping[str, str]) -> str | None:
+        """End the run, also after the service has stopped.
 
         Args:
             status: ``FINISHED``, ``FAILED`` or ``KILLED``.
             tags: set beforehand.
-        """
-        from mlflow.entities import RunStatus, RunTag
-        from mlflow.exceptions import MlflowException
 
+        Returns:
+            why the run stays open, such as a server that is away by now, in one sentence.
+        """
+        from pytest_mlctx.services.state.mlflow_runs import set_status
         from pytest_mlctx.services.state.mlflow_stores import Engine
 
         try:
-            for key, value in tags.items():
-                self._store.set_tag(self._run_id, RunTag(key, value))
-            self._store.update_run_info(
-                self._run_id, RunStatus.from_string(status), int(time.time() * 1000), None
-            )
-        except MlflowException as error:
-            logger.warning("MLflow run {} could not be closed as {}: {}", self._run_id, status, error)
+            set_status(self._store, self._run_id, status, tags)
+        except (LookupError, RuntimeError) as error:
+            return str(error)
         finally:
             engine = getattr(self._store, "engine", None)
             if engine is not None and all(engine is not kept for _, kept in Engine().read()):
                 engine.dispose()  # MLflow has let go of it: nobody else would close what we opened again
+        return None
 
 
 def detach(run_id: str, store_uri: str) -> Detached:

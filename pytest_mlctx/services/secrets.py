@@ -11,12 +11,19 @@ if TYPE_CHECKING:  # a session that only tells where it tracks does not load it
     from pydantic import ValidationError
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]\S*@")
+_USER_INFO = re.compile(r"(?<=://)[^/\s'\"]+@")
+_HEADER = re.compile(r"""(?i)(authorization['"]?\s*[:=]\s*b?['"]?(?:basic|bearer)\s+)[^\s'",}]+""")
 _PARAMETERS = re.compile(r"(?i)([?&](?:[a-z_]*(?:password|passwd|pwd|token|secret|key)[a-z_]*)=)[^&\s]*")
 
 
 def redact(text: str) -> str:
     """The text with the credentials of every URI in it, user name included, replaced by ``***``."""
     return _PARAMETERS.sub(r"\1***", _CREDENTIALS.sub("***@", text))
+
+
+def redact_prose(text: str) -> str:
+    """The same in a text of others, such as a traceback, where an ``@`` may belong to something else."""
+    return _HEADER.sub(r"\1***", _PARAMETERS.sub(r"\1***", _USER_INFO.sub("***@", text)))
 
 
 class _Discreet(str):

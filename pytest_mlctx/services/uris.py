@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from pytest_mlctx.services.base import ServiceError
-from pytest_mlctx.services.deadline import DeadlineError, within
+from pytest_mlctx.services.deadline import DeadlineError, reason, within
 from pytest_mlctx.services.secrets import redact
 from pytest_mlctx.services.store.places import artifacts_beside
 
@@ -270,17 +270,6 @@ def _within_deadline(field: str, uri: str, question: Callable[[], T]) -> T:
     except ImportError as error:
         sentence = f"needs a driver that is not installed: {error}."
     except Exception as error:
-        sentence = f"cannot be reached ({_reason(error)}): check the address and that the server is up."
+        sentence = f"cannot be reached ({reason(error)}): check the address and that the server is up."
     # Raised here: the error may carry the URI with its password, and would be shown beside ours.
     raise ServiceError(f"{where} {sentence}")
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause, as one short line."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    line = next(iter(str(error).strip().splitlines()), "")
-    return (
-        redact(re.sub(r"^.*?(Connection refused|Name or service not known|timed out).*$", r"\1", line))[:200]
-        or type(error).__name__
-    )

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,66 @@ def drip(connection: socket.socket) -> None:
 def close(connection: socket.socket) -> None:
     """Hang up without an answer."""
     connection.close()
+
+
+class Front(ThreadingHTTPServer):
+    """Stands before a real server on loopback and forwards, until it is told by a request to do otherwise.
+
+    ``/be/hanging`` and ``/be/failing`` (HTTP 500) hold until ``/be/well``; ``/be/dead`` is for good.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, behind: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Forward)
+        self.behind = behind
+        self.mood = "well"
+        self.closed = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def handle_error(self, *_: object) -> None:
+        pass  # of a client that gave up
+
+    def __exit__(self, *_: object) -> None:
+        self.closed.set()
+        self.shutdown()
+        self.server_close()
+
+
+class _Forward(BaseHTTPRequestHandler):
+    server: Front
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/be/"):
+            self.server.mood = self.path.removeprefix("/be/")
+            if self.server.mood == "dead":
+                self.server.shutdown()
+                self.server.server_close()
+            return self._answer(200, b"{}")
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.mood == "hanging":
+            self.server.closed.wait()
+        if self.server.mood == "failing":
+            return self._answer(500, b'{"error_code": "INTERNAL_ERROR", "message": "database is away"}')
+        forwarded = urllib.request.Request(self.server.behind + self.path, body or None, method=self.command)
+        forwarded.add_header("Content-Type", self.headers.get("Content-Type", "application/json"))
+        try:
+            with urllib.request.urlopen(forwarded, timeout=30) as answer:
+                return self._answer(answer.status, answer.read())
+        except urllib.error.HTTPError as error:
+            return self._answer(error.code, error.read())
+
+    do_POST = do_GET  # noqa: N815
+
+    def _answer(self, status: int, body: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass

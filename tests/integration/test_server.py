@@ -11,7 +11,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from servers import Listener, answering, close, drip, hang, mlflow_server
+from servers import Listener, answering, close, drip, hang
 from sklearn.linear_model import LinearRegression
 
 from pytest_mlctx.services import MlflowService, RunConfig, ServiceError, state, uris
@@ -34,18 +34,12 @@ def unchanged(tmp_path: Path) -> Iterator[None]:
     assert list(work.iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mlflow_server(tmp_path_factory.mktemp("server")) as url:
-        yield url
-
-
 def service(url: str, **fields: Any) -> MlflowService:
     return MlflowService(**{"tracking_uri": url, "autolog_disable": True, **fields})
 
 
-def test_runs_artifacts_and_models_on_a_server(url: str) -> None:
-    with service(url, experiment_name="it's 100% 🦊", registry_name="served #1") as running:
+def test_runs_artifacts_and_models_on_a_server(server_url: str) -> None:
+    with service(server_url, experiment_name="it's 100% 🦊", registry_name="served #1") as running:
         with running.run_context(RunConfig(name="train", tags={"k": 1}, **NO_METRICS)) as run:
             mlflow.log_metric("loss", 0.5)
             mlflow.log_text("text", "note.txt")
@@ -64,33 +58,33 @@ def test_runs_artifacts_and_models_on_a_server(url: str) -> None:
         assert mlflow.get_experiment(run.info.experiment_id).name == "it's 100% 🦊"
 
 
-def test_a_registry_apart_from_the_server(url: str, tmp_path: Path) -> None:
+def test_a_registry_apart_from_the_server(server_url: str, tmp_path: Path) -> None:
     registry = f"sqlite:///{tmp_path}/registry.db"
-    with service(url, registry_uri=registry, experiment_name="apart") as running:
+    with service(server_url, registry_uri=registry, experiment_name="apart") as running:
         running.client().create_registered_model("apart")
         assert [model.name for model in running.client().search_registered_models()] == ["apart"]
         assert "apart" not in [
-            model.name for model in mlflow.MlflowClient(url, url).search_registered_models()
+            model.name for model in mlflow.MlflowClient(server_url, server_url).search_registered_models()
         ]
 
 
-def test_the_retries_of_a_job_are_its_own(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_retries_of_a_job_are_its_own(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "6")
-    with service(url):
+    with service(server_url):
         settings = {name for name in os.environ if name.startswith("MLFLOW_HTTP_")}
         assert settings == {"MLFLOW_HTTP_REQUEST_MAX_RETRIES"}
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "6"
 
 
-def test_a_deleted_experiment_on_a_server_is_one_sentence(url: str) -> None:
-    with service(url, experiment_name="gone"):
+def test_a_deleted_experiment_on_a_server_is_one_sentence(server_url: str) -> None:
+    with service(server_url, experiment_name="gone"):
         experiment = mlflow.get_experiment_by_name("gone")
         assert experiment is not None
         mlflow.delete_experiment(experiment.experiment_id)
     with pytest.raises(
         ServiceError, match=r"experiment_name 'gone' was deleted in this store: restore it \("
     ):
-        service(url, experiment_name="gone").start()
+        service(server_url, experiment_name="gone").start()
 
 
 def refused(tracking_uri: str, sentence: str) -> None:

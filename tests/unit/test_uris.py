@@ -145,6 +145,28 @@ def test_credentials_are_replaced(text: str, shown: str) -> None:
     assert secrets.redact(text) == shown
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("API request to http://ada:p@w@h:5000/api failed", "API request to http://***@h:5000/api failed"),
+        ("url = 'http://ada:pw@h', to = 'x@y'", "url = 'http://***@h', to = 'x@y'"),
+        ("Max retries exceeded with url: /?token=pw/api", "Max retries exceeded with url: /?token=***"),
+        (
+            "{'Authorization': 'Basic YTpi', 'Accept': '*/*'}",
+            "{'Authorization': 'Basic ***', 'Accept': '*/*'}",
+        ),
+        (
+            '"GET http://h" Authorization: Bearer a.b-c',
+            '"GET http://h" Authorization: Bearer ***',
+        ),
+        ("git+https://github.com/o/r@main", "git+https://github.com/o/r@main"),
+        ("http://h and mail ada@example.org", "http://h and mail ada@example.org"),
+    ],
+)
+def test_credentials_are_replaced_in_prose(text: str, shown: str) -> None:
+    assert secrets.redact_prose(text) == shown
+
+
 passwords = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1).map(lambda text: f"<{text}>")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+from pytest_mlctx.services.secrets import redact
 from pytest_mlctx.services.state import environment, files, leases, loguru, mlflow
 from pytest_mlctx.services.state import logging as _logging_state
 from pytest_mlctx.services.state.files import expect, watch
@@ -138,7 +139,7 @@ def restore(before: State) -> None:
             if change.cell not in undone
         ]
     if failures:
-        what = "; ".join(f"{type(failure).__name__}: {failure}" for failure in failures)
+        what = redact("; ".join(f"{type(failure).__name__}: {failure}" for failure in failures))
         _logging.getLogger(__name__).warning("Not all of the state could be restored: %s", what)
 
 

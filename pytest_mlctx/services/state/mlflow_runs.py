@@ -7,21 +7,23 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from pytest_mlctx.services.deadline import within
+from pytest_mlctx.services.deadline import reason, within
 from pytest_mlctx.services.state.kinds import ABSENT, Held, Kind
 from pytest_mlctx.services.state.mlflow_stores import Engine
 
 _FLUENT = "mlflow.tracking.fluent"
 _EVERYONES = "_ThreadLocalVariable__global_thread_values"
 _OPEN = ("RUNNING", "SCHEDULED")
-_DEADLINE = 4.0  # seconds for all that servers are asked about one run
+
+DEADLINE = 4.0
+"""Seconds for all that servers are asked about one run."""
 
 
 def _variable(name: str) -> Any | None:
@@ -92,21 +94,47 @@ class OpenRun(Kind):
 def _set_status(run_id: str, status: str, *, unless_ended: bool) -> None:
     """Set the run's status in the store that has it: those of this machine are asked first."""
     began = time.monotonic()
+    failure: RuntimeError | None = None
     for store in _stores():
-        ask = functools.partial(_ask_server if hasattr(store, "get_host_creds") else _ask_store, store)
-        answers: list[bool] = []
-        work = functools.partial(_append, answers, ask, run_id, status, unless_ended)
-        if _is_remote(store):
-            within(max(_DEADLINE - (time.monotonic() - began), 0.1), work)
-        else:
-            work()
-        if any(answers):
+        seconds = max(DEADLINE - (time.monotonic() - began), 0.1)
+        try:
+            return set_status(store, run_id, status, unless_ended=unless_ended, seconds=seconds)
+        except LookupError:
+            continue
+        except RuntimeError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return None
+
+
+def set_status(
+    store: Any,
+    run_id: str,
+    status: str,
+    tags: Mapping[str, str] | None = None,
+    *,
+    unless_ended: bool = False,
+    seconds: float | None = None,
+) -> None:
+    """Set a run's status in a store of MLflow's, and tags beforehand; a server has `DEADLINE` seconds for it.
+
+    Raises:
+        LookupError: the store has no such run.
+        RuntimeError: why it could not be done, in one sentence.
+    """
+    ask = _ask_server if hasattr(store, "get_host_creds") else _ask_store
+    work = functools.partial(ask, store, run_id, status, tags or {}, unless_ended)
+    try:
+        found = within(DEADLINE if seconds is None else seconds, work) if _is_remote(store) else work()
+    except Exception as error:
+        what = "opened again" if status in _OPEN else f"closed as {status}"
+        why = reason(error)
+    else:
+        if found:
             return
-
-
-def _append(answers: list[bool], ask: Callable[..., bool], *arguments: object) -> None:
-    with suppress(Exception):  # no such run there, or no answer
-        answers.append(ask(*arguments))
+        raise LookupError(f"The MLflow run {run_id} is not in its store.")
+    raise RuntimeError(f"The MLflow run {run_id} could not be {what} ({why}).")
 
 
 def _is_remote(store: Any) -> bool:
@@ -114,30 +142,47 @@ def _is_remote(store: Any) -> bool:
     return hasattr(store, "get_host_creds") or (engine is not None and engine.dialect.name != "sqlite")
 
 
-def _ask_store(store: Any, run_id: str, status: str, unless_ended: bool) -> bool:
-    info = store.get_run(run_id).info
+def _ask_store(store: Any, run_id: str, status: str, tags: Mapping[str, str], unless_ended: bool) -> bool:
+    entities = sys.modules["mlflow.entities"]
+    try:
+        info = store.get_run(run_id).info
+    except sys.modules["mlflow.exceptions"].MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
     if not unless_ended or info.status in _OPEN:
+        for key, value in tags.items():
+            store.set_tag(run_id, entities.RunTag(key, value))
         end_time = info.end_time if status in _OPEN else int(time.time() * 1000)
-        code = sys.modules["mlflow.entities"].RunStatus.from_string(status)
-        store.update_run_info(run_id, code, end_time, None)
+        store.update_run_info(run_id, entities.RunStatus.from_string(status), end_time, None)
     return True
 
 
-def _ask_server(store: Any, run_id: str, status: str, unless_ended: bool) -> bool:
+def _ask_server(store: Any, run_id: str, status: str, tags: Mapping[str, str], unless_ended: bool) -> bool:
     """As MLflow's REST store asks, but once, and not for as long as the environment's retries take."""
-    request = functools.partial(
-        sys.modules["mlflow.utils.rest_utils"].http_request,
-        store.get_host_creds(),
-        max_retries=0,
-        timeout=2,
-        raise_on_status=False,
-    )
-    answer = request("/api/2.0/mlflow/runs/get", "GET", params={"run_id": run_id})
-    if answer.status_code != 200:
+
+    def ask(what: str, method: str, **fields: Any) -> Any:
+        answer = sys.modules["mlflow.utils.rest_utils"].http_request(
+            store.get_host_creds(),
+            f"/api/2.0/mlflow/runs/{what}",
+            method,
+            max_retries=0,
+            timeout=2,
+            raise_on_status=False,
+            **fields,
+        )
+        if answer.status_code not in (200, 404):
+            raise ConnectionError(f"the server answers HTTP {answer.status_code}")
+        return answer
+
+    answer = ask("get", "GET", params={"run_id": run_id})
+    if answer.status_code == 404:
         return False
     if not unless_ended or answer.json()["run"]["info"]["status"] in _OPEN:
+        for key, value in tags.items():
+            ask("set-tag", "POST", json={"run_id": run_id, "key": key, "value": value})
         ended = {} if status in _OPEN else {"end_time": int(time.time() * 1000)}
-        request("/api/2.0/mlflow/runs/update", "POST", json={"run_id": run_id, "status": status, **ended})
+        ask("update", "POST", json={"run_id": run_id, "status": status, **ended})
     return True
 
 
