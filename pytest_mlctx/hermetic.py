@@ -130,6 +130,8 @@ class Hermetic:
         own = () if self._settings.registry_uri is None else (self._settings.registry_uri,)
         readable = places.expressible(folder)  # to SQLAlchemy and MLflow, which decode some characters
         with self._linked() if self._link is None and not readable else nullcontext():
+            if self._link is not None:
+                places.sweep()
             if self._link is not None and not self._link.exists():
                 try:
                     self._link.symlink_to(folder, target_is_directory=True)

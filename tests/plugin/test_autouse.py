@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 
 import pytest
 
@@ -122,3 +124,27 @@ def test_help_leaves_nothing(pytester: pytest.Pytester, tmp_path_factory: pytest
             result = pytester.runpytest_inprocess(ask, "-o", "mlctx_autouse=mlflow")
             assert result.ret == pytest.ExitCode.OK
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_the_next_session_takes_away_what_a_killed_one_left_and_leaves_nothing(
+    pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory, links: bool
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    killed = temporary / "pytest-mlctx-killed"
+    killed.mkdir()
+    os.utime(killed, (0, 0))
+    pytester.makeini("[pytest]\nmlctx_autouse = mlflow\nmlctx_isolation = session")
+    pytester.makepyfile("import mlflow\ndef test():\n    with mlflow.start_run(): pass")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(temporary))
+        if not links:
+            patch.setattr("pathlib.Path.symlink_to", _refused)
+        pytester.runpytest_inprocess(f"--basetemp={temporary}/base").assert_outcomes(passed=1)
+    assert [path.name for path in temporary.iterdir()] == ["base"]
+    with contextlib.closing(sqlite3.connect(temporary / "base" / "mlctx" / "mlflow.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+
+
+def _refused(*_args: object, **_kwargs: object) -> None:
+    raise OSError("A required privilege is not held by the client")
