@@ -50,6 +50,7 @@ class Hermetic:
     """The store of a session's tests, and the environment in which no other is found.
 
     Attributes:
+        settings: those of the session.
         store: the temporary store, while it is in force; None where the user named one.
         store_uri: its URI, known before it is made.
         empty: what it held when it was made.
@@ -58,7 +59,7 @@ class Hermetic:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._link: Path | None = None
         self._home: Path | None = None  # in pytest's temporary folder, once it has a name
         self.folder = Path()
@@ -72,14 +73,14 @@ class Hermetic:
         """Where the tests track."""
         from pytest_mlctx.services import secrets
 
-        return secrets.discreet(self._settings.tracking_uri or self.store_uri or "")
+        return secrets.discreet(self.settings.tracking_uri or self.store_uri or "")
 
     @property
     def registry_uri(self) -> str:
         """Where the tests register models."""
         from pytest_mlctx.services import secrets
 
-        return secrets.discreet(self._settings.registry_uri or self.tracking_uri)
+        return secrets.discreet(self.settings.registry_uri or self.tracking_uri)
 
     @contextmanager
     def early(self) -> Iterator[None]:
@@ -93,7 +94,7 @@ class Hermetic:
 
         before = state.capture("environment", "mlflow")
         with ExitStack() as stack:
-            if self._settings.tracking_uri is None:
+            if self.settings.tracking_uri is None:
                 path = stack.enter_context(self._linked()) / "mlflow.db"
                 self.store_uri = places.sqlite_uri(path)
                 stack.enter_context(store.promised(path, self._create_early))
@@ -105,6 +106,7 @@ class Hermetic:
                 state.restore(before)
                 if self.store is not None:
                     self.store.close()
+                self.store = self.store_uri = None
 
     @contextmanager
     def _linked(self) -> Iterator[Path]:
@@ -127,7 +129,7 @@ class Hermetic:
 
         self._home = folder
         before = state.capture("environment", "mlflow")
-        own = () if self._settings.registry_uri is None else (self._settings.registry_uri,)
+        own = () if self.settings.registry_uri is None else (self.settings.registry_uri,)
         readable = places.expressible(folder)  # to SQLAlchemy and MLflow, which decode some characters
         with self._linked() if self._link is None and not readable else nullcontext():
             if self._link is not None:
@@ -140,7 +142,7 @@ class Hermetic:
             self.folder = folder if self._link is None or readable else self._link
             for name, value in _SILENCED.items():  # before the template is built, which may import mlflow
                 os.environ[name] = value
-            if self._settings.tracking_uri is None:
+            if self.settings.tracking_uri is None:
                 if self.store is None:
                     self.store = self._create((self._link or folder) / "mlflow.db", folder, before)
                 self.store.artifacts = store.artifacts_beside(self.folder / "mlflow.db")
@@ -150,7 +152,7 @@ class Hermetic:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
                     store.serve()
-                with remote.governed(self._settings.remote, remedy=_REMEDY, exempt=own):
+                with remote.governed(self.settings.remote, remedy=_REMEDY, exempt=own):
                     yield
             finally:
                 state.restore(before)
