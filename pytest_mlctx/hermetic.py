@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class Hermetic:
     """The store of a session's tests, and the environment in which no other is found.
 
     Attributes:
+        settings: those of the session.
         store: the temporary store, while it is in force; None where the user named one.
         store_uri: its URI, known before it is made.
         empty: what it held when it was made.
@@ -58,8 +60,9 @@ class Hermetic:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._link: Path | None = None
+        self._home: Path | None = None  # in pytest's temporary folder, once it has a name
         self.folder = Path()
         self.store: Store | None = None
         self.store_uri: str | None = None
@@ -72,47 +75,54 @@ class Hermetic:
         """Where the tests track."""
         from pytest_mlctx.services import secrets
 
-        return secrets.discreet(self._settings.tracking_uri or self.store_uri or "")
+        return secrets.discreet(self.settings.tracking_uri or self.store_uri or "")
 
     @property
     def registry_uri(self) -> str | None:
         """Where the tests register models; None where they track."""
         from pytest_mlctx.services import secrets
 
-        uri = self._settings.registry_uri
+        uri = self.settings.registry_uri
         return None if uri is None else secrets.discreet(uri)
 
     @contextmanager
     def early(self) -> Iterator[None]:
         """The environment from before the first conftest: libraries bind the URI when they are imported.
 
-        pytest's temporary folder has no name yet, so the URI leads over a link, made once it has one.
+        pytest's temporary folder has no name yet, so the URI leads over a link, made once it has one. Code
+        that tracks while it is collected finds a folder in the link's place.
         """
-        from pytest_mlctx.services import state
+        from pytest_mlctx.services import imports, state, store
         from pytest_mlctx.services.store import places
 
-        before = state.capture("environment")
-        with self._linked() if self._settings.tracking_uri is None else nullcontext():
-            if self._link is not None:
-                self.store_uri = places.sqlite_uri(self._link / "mlflow.db")
+        before = state.capture("environment", "mlflow")
+        with ExitStack() as stack:
+            if self.settings.tracking_uri is None:
+                path = stack.enter_context(self._linked()) / "mlflow.db"
+                self.store_uri = places.sqlite_uri(path)
+                stack.enter_context(store.promised(path, self._create_early))
             self._enforce()
             try:
-                yield
+                with imports.once_imported("mlflow", store.serve):
+                    yield
             finally:
                 state.restore(before)
+                if self.store is not None:
+                    self.store.close()
+                self.store = self.store_uri = None
 
     @contextmanager
-    def _linked(self) -> Iterator[None]:
+    def _linked(self) -> Iterator[Path]:
         from pytest_mlctx.services.store import places
 
-        self._link = places.temporary_folder() / "session"
+        self._link = link = places.temporary_folder() / "session"
         try:
-            yield
+            yield link
         finally:
-            if self._link.is_symlink() or not self._link.exists():
-                self._link.unlink(missing_ok=True)
-                self._link.parent.rmdir()
             self._link = None
+            if link.is_dir() and not link.is_symlink() and self._home is not None and self._home.is_dir():
+                shutil.copytree(link, self._home, dirs_exist_ok=True)
+            shutil.rmtree(link.parent, ignore_errors=True)
 
     @contextmanager
     def in_force(self, folder: Path) -> Iterator[None]:
@@ -120,9 +130,12 @@ class Hermetic:
         from pytest_mlctx.services import remote, state, store
         from pytest_mlctx.services.store import places
 
+        self._home = folder
         before = state.capture("environment", "mlflow")
         readable = places.expressible(folder)  # to SQLAlchemy and MLflow, which decode some characters
         with self._linked() if self._link is None and not readable else nullcontext():
+            if self._link is not None:
+                places.sweep()
             if self._link is not None and not self._link.exists():
                 try:
                     self._link.symlink_to(folder, target_is_directory=True)
@@ -131,8 +144,9 @@ class Hermetic:
             self.folder = folder if self._link is None or readable else self._link
             for name, value in _SILENCED.items():  # before the template is built, which may import mlflow
                 os.environ[name] = value
-            if self._settings.tracking_uri is None:
-                self.store = self._create((self._link or folder) / "mlflow.db", folder, before)
+            if self.settings.tracking_uri is None:
+                if self.store is None:
+                    self.store = self._create((self._link or folder) / "mlflow.db", folder, before)
                 self.store.artifacts = store.artifacts_beside(self.folder / "mlflow.db")
                 self.store_uri, self.empty = self.store.uri, self.store.savepoint()
             self._enforce()
@@ -140,12 +154,19 @@ class Hermetic:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
                     store.serve()
-                with remote.governed(self._settings.remote, remedy=_REMEDY, exempt=self.asked_for):
+                with remote.governed(self.settings.remote, remedy=_REMEDY, exempt=self.asked_for):
                     yield
             finally:
                 state.restore(before)
                 if self.store is not None:
                     self.store.close()
+
+    def _create_early(self) -> Store:
+        from pytest_mlctx.services import store
+
+        assert self._link is not None
+        self.store = store.create(self._link / "mlflow.db", fallback=self._link)
+        return self.store
 
     def _create(self, path: Path, fallback: Path, before: State) -> Store:
         from pytest_mlctx.services import state, store

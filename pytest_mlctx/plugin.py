@@ -35,12 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     # Not by `pytest_plugins`: where this plugin was taken off again, its fixtures would stay.
     config.pluginmanager.import_plugin("pytest_mlctx.fixtures")
-    if Session.key not in config.stash:
-        try:
+    try:
+        if Session.key in config.stash:
+            config.stash[Session.key].revise(settings.read(config, config.option))
+        else:
             _begin(config, config.option)
-        except pytest.UsageError:
-            if not settings.only_tells(config):
-                raise
+    except pytest.UsageError:
+        if not settings.only_tells(config):
+            raise
 
 
 def _off(config: pytest.Config) -> bool:

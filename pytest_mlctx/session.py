@@ -197,6 +197,15 @@ class Session:
         """Keep MLflow off every other store from before the first conftest is imported."""
         self._stack.enter_context(self.hermetic.early())
 
+    def revise(self, settings: Settings) -> None:
+        """Take over what conftests have put into the options since the early start."""
+        before, self.settings = self.settings, settings
+        if "mlflow" in settings.autouse:
+            self.hermetic.settings = settings
+            if (before.tracking_uri, before.registry_uri) != (settings.tracking_uri, settings.registry_uri):
+                self.close()
+                self.hold_early()
+
     def close(self) -> None:
         """Give back what is held until the session's end."""
         self._stack.close()

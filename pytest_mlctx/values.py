@@ -130,14 +130,14 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _uri(name: str, value: str, _: Path) -> str:
+def _uri(name: str, value: str, base: Path) -> str:
     from pytest_mlctx.services import ServiceError, uris
 
     try:
         uris.check(f"{name}:", value)
     except ServiceError as error:
         raise pytest.UsageError(str(error)) from None
-    return value
+    return uris.anchored(value, base)
 
 
 def _tags(name: str, given: list[str], _: Path) -> dict[str, str]:

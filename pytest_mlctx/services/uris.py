@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 from pytest_mlctx.services.base import ServiceError
 from pytest_mlctx.services.deadline import DeadlineError, reason, within
 from pytest_mlctx.services.secrets import redact
-from pytest_mlctx.services.store.places import artifacts_beside
+from pytest_mlctx.services.store.places import artifacts_beside, expressible
 
 T = TypeVar("T")
 
@@ -77,6 +77,17 @@ def folder(uri: str) -> Path:
         uri: a plain path or a ``file:`` URI.
     """
     return Path(url2pathname(unquote(urlsplit(uri).path))) if scheme(uri) == "file" else Path(uri)
+
+
+def anchored(uri: str, base: Path) -> str:
+    """The URI with a relative path of a file or folder made absolute; one that `base` would spoil stays."""
+    if not expressible(base):
+        return uri
+    if (database := sqlite_path(uri)) is not None:
+        return f"{uri.partition(':')[0]}:///{(base / database).as_posix()}"
+    if scheme(uri) == "file" and not folder(uri).is_absolute():
+        return (base / folder(uri)).as_uri()
+    return str(base / uri) if scheme(uri) == "" else uri
 
 
 def files(uri: str) -> list[Path]:

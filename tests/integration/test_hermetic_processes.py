@@ -192,3 +192,40 @@ def test_child_processes_track_to_the_store_in_force(tmp_path: Path, kinds: str)
         KINDS=kinds,
     )
     assert {path.name for path in work.iterdir()} - {"__pycache__", "spy", "test_it.py"} == before
+
+
+def test_with_autouse_a_conftest_that_imports_mlflow_tracks_to_the_store_of_the_tests(tmp_path: Path) -> None:
+    work, temporary = tmp_path / "work", tmp_path / "temporary"
+    work.mkdir()
+    temporary.mkdir()
+    (work / "conftest.py").write_text(
+        textwrap.dedent(
+            """
+            import os
+            import mlflow
+
+            assert not os.path.exists(mlflow.get_tracking_uri().removeprefix("sqlite:///"))
+            mlflow.set_experiment("of import")
+            open_run = mlflow.start_run(run_name="imported")
+            mlflow.log_text("text", "note.txt")
+            """
+        )
+    )
+    before = {path.name for path in work.iterdir()}
+    pytest_in(
+        work,
+        """
+        import mlflow
+
+        def test_run():
+            (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+            assert run.info.run_name == "imported"
+            assert mlflow.artifacts.load_text(run.info.artifact_uri + "/note.txt") == "text"
+        """,
+        "-o",
+        "mlctx_autouse=mlflow",
+        f"--basetemp={tmp_path}/base",
+        TMPDIR=str(temporary),
+    )
+    assert {path.name for path in work.iterdir()} - {"__pycache__", "spy", "test_it.py"} == before
+    assert list(temporary.iterdir()) == []

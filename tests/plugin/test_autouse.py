@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 
 import pytest
 
@@ -98,6 +100,50 @@ def test_the_environment_holds_from_before_the_first_conftest(
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
 
 
+@pytest.mark.parametrize("uri", [None, "sqlite:///runs.db"])
+def test_a_conftest_may_set_options(
+    pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory, uri: str | None
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    pytester.makeini("[pytest]\nmlctx_autouse = mlflow")
+    pytester.makeconftest(f"""
+        import os
+
+        bound = os.environ["MLFLOW_TRACKING_URI"]
+
+        def pytest_configure(config):
+            config.option.mlctx_experiment = "by the conftest"
+            config.option.mlctx_tag = ["team=fraud"]
+            config.option.mlctx_tracking_uri = {uri!r}
+    """)
+    pytester.makepyfile(f"""
+        import conftest, mlflow, os
+
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+
+        def test():
+            assert mlflow.get_tracking_uri() == uri == os.environ["MLFLOW_REGISTRY_URI"]
+            assert (uri == conftest.bound) is ({uri!r} is None)
+            with mlflow.start_run() as run:
+                pass
+            assert mlflow.get_experiment(run.info.experiment_id).name == "by the conftest"
+            assert mlflow.get_run(run.info.run_id).data.tags["team"] == "fraud"
+    """)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(temporary))
+        pytester.runpytest_inprocess(f"--basetemp={temporary}/base").assert_outcomes(passed=1)
+    assert (pytester.path / "runs.db").exists() is (uri is not None)
+    assert [path.name for path in temporary.iterdir()] == ["base"]
+
+
+def test_a_bad_value_of_a_conftest_is_one_sentence(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nmlctx_autouse = mlflow")
+    pytester.makeconftest("def pytest_configure(config): config.option.mlctx_leaks = 'no'")
+    result = pytester.runpytest_inprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--mlctx-leaks: 'no' is not known, use one of*"])
+
+
 def test_a_conftest_that_cannot_be_imported_leaves_the_process_as_it_was(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -122,3 +168,27 @@ def test_help_leaves_nothing(pytester: pytest.Pytester, tmp_path_factory: pytest
             result = pytester.runpytest_inprocess(ask, "-o", "mlctx_autouse=mlflow")
             assert result.ret == pytest.ExitCode.OK
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_the_next_session_takes_away_what_a_killed_one_left_and_leaves_nothing(
+    pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory, links: bool
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    killed = temporary / "pytest-mlctx-killed"
+    killed.mkdir()
+    os.utime(killed, (0, 0))
+    pytester.makeini("[pytest]\nmlctx_autouse = mlflow\nmlctx_isolation = session")
+    pytester.makepyfile("import mlflow\ndef test():\n    with mlflow.start_run(): pass")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(temporary))
+        if not links:
+            patch.setattr("pathlib.Path.symlink_to", _refused)
+        pytester.runpytest_inprocess(f"--basetemp={temporary}/base").assert_outcomes(passed=1)
+    assert [path.name for path in temporary.iterdir()] == ["base"]
+    with contextlib.closing(sqlite3.connect(temporary / "base" / "mlctx" / "mlflow.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+
+
+def _refused(*_args: object, **_kwargs: object) -> None:
+    raise OSError("A required privilege is not held by the client")

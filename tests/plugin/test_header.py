@@ -86,7 +86,7 @@ def test_what_the_user_named_is_told(pytester: pytest.Pytester, listed: None) ->
     )
     sink = Path(pytester.path, "run.log")
     assert line == (
-        f"mlctx: mlflow_service: sqlite:///demo.db, registry https://***@prod, experiment "
+        f"mlctx: mlflow_service: sqlite:///{pytester.path}/demo.db, registry https://***@prod, experiment "
         f"{pytester.path.name!r}; logger_service: {sink}, DEBUG; alerts_service: off; leaks: warn"
     )
 

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import sqlite3
+import textwrap
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 import mlflow
 import pytest
 from listening import Server
+
+from pytest_mlctx.services import state
 
 MLFLOW_3 = int(mlflow.__version__.partition(".")[0]) >= 3
 
@@ -170,6 +173,74 @@ def test_with_autouse_a_library_that_was_imported_by_a_conftest_is_bound_to_our_
     assert production.requests == []
     assert os.environ["MLFLOW_TRACKING_URI"] == production.url
     assert files(pytester.path) == before
+
+
+COLLECTED = """
+    import os
+    import mlflow
+
+    mlflow.set_experiment("of import")
+    with mlflow.start_run(run_name={module!r}):
+        mlflow.log_text("text", "note.txt")
+    mlflow.MlflowClient().create_registered_model({module!r})
+    open_run = mlflow.start_run()
+"""
+TESTS = """
+
+def names():
+    assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"]
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    for run in runs:
+        if run.info.run_name in ("conftest", "test_it"):
+            assert mlflow.artifacts.load_text(run.info.artifact_uri + "/note.txt") == "text"
+    models = [model.name for model in mlflow.MlflowClient().search_registered_models()]
+    return sorted(run.info.run_name for run in runs if run.info.run_id != open_run.info.run_id), models
+
+def test_first():
+    assert names() == (["conftest", "test_it"], ["conftest", "test_it"])
+    with mlflow.start_run(run_name="a test's", nested=True) as run:
+        mlflow.log_text("text", "note.txt")
+    assert mlflow.get_experiment(run.info.experiment_id).name == "tests"
+    mlflow.MlflowClient().create_registered_model("m")
+    mlflow.set_experiment("of import")
+
+def test_second(mlflow_sandbox):
+    assert names() == ([], [])
+
+def test_third():
+    assert names() == (["conftest", "test_it"], ["conftest", "test_it"])
+"""
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["temporary", "named"])
+def test_with_autouse_what_tracks_while_it_is_collected_finds_the_store_of_the_tests(
+    pytester: pytest.Pytester,
+    production: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    named: bool,
+) -> None:
+    temporary, store = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("named") / "runs.db"
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", production.url)
+    pytester.makeini("[pytest]\nmlctx_autouse = mlflow\nmlctx_experiment = tests")
+    pytester.makeconftest(COLLECTED.format(module="conftest").replace("open_run", "# open_run"))
+    pytester.makepyfile(textwrap.dedent(COLLECTED.format(module="test_it")) + TESTS)
+    before, held = files(pytester.path), state.capture("mlflow", "environment")
+    more = [f"--mlctx-tracking-uri=sqlite:///{store}", "-k", "test_first"] if named else []
+    for options in (["--collect-only"], [f"--basetemp={temporary}/base", *more]):
+        result = pytester.runpytest_inprocess(*options)
+    result.assert_outcomes(passed=1 if named else 3)
+    assert production.requests == []
+    assert files(pytester.path) == before
+    assert [path.name for path in temporary.iterdir()] == ["base"]
+    kept = store if named else temporary / "base" / "mlctx" / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(kept)) as connection:
+        found = connection.execute("SELECT status FROM runs").fetchall()
+        assert ("RUNNING",) not in found
+        assert len(found) == (4 if named else 3)
+    changes = state.compare(held, state.capture("mlflow", "environment"))
+    assert [change for change in changes if change.sentence] == []
 
 
 @pytest.mark.skipif(find_spec("dotenv") is None, reason="python-dotenv is not installed")

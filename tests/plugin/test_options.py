@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,18 @@ def test_a_relative_sink_of_ini_lies_beside_the_ini_file(pytester: pytest.Pytest
     assert "hello" in (pytester.path / "run.log").read_text()
     assert pytester.runpytest_inprocess("--mlctx-log-sink=here.log").ret == 0
     assert "hello" in (folder / "here.log").read_text()
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///runs.db", "runs"])
+def test_a_relative_store_of_ini_lies_beside_the_ini_file(pytester: pytest.Pytester, uri: str) -> None:
+    pytester.makeini(f"[pytest]\nmlctx_tracking_uri = {uri}\nmlctx_registry_uri = {uri}")
+    folder = pytester.mkdir("sub")
+    (folder / "test_tell.py").write_text(textwrap.dedent(TELL))
+    os.chdir(folder)
+    line = told(pytester.runpytest_inprocess("-s"))
+    assert line.count(f"{pytester.path}/runs") == 2
+    line = told(pytester.runpytest_inprocess("-s", f"--mlctx-tracking-uri={uri}"))
+    assert line.count(f"{folder}/runs") == 1
 
 
 def test_a_conftest_may_bring_a_level_and_set_an_option(pytester: pytest.Pytester) -> None:

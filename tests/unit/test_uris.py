@@ -126,6 +126,27 @@ def test_the_folder_of_a_file_store(uri: str, folder: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("uri", "anchored"),
+    [
+        ("sqlite:///runs.db", "sqlite:////base/runs.db"),
+        ("sqlite+pysqlite:///sub/runs.db", "sqlite+pysqlite:////base/sub/runs.db"),
+        ("sqlite:////abs/runs.db", "sqlite:////abs/runs.db"),
+        ("sqlite://", "sqlite://"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("mlruns", "/base/mlruns"),
+        ("/abs/mlruns", "/abs/mlruns"),
+        ("file:mlruns", "file:///base/mlruns"),
+        ("file:///abs/a%20b", "file:///abs/a%20b"),
+        ("http://host:5000", "http://host:5000"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_a_relative_path_is_made_absolute(uri: str, anchored: str) -> None:
+    assert uris.anchored(uri, Path("/base")) == anchored
+    assert uris.anchored(uri, Path("/100%41")) == uri
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("https://ada:pw@h:5000/x", "https://***@h:5000/x"),

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.abc
-import importlib.machinery
 import inspect
 import sys
 import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_mlctx.services import cache
+from pytest_mlctx.services import cache, imports
 from pytest_mlctx.services.requirements import capture, helper
 from pytest_mlctx.services.requirements.distributions import installed
 from pytest_mlctx.services.requirements.inference import Memory, Observation, Question, left_to_mlflow
@@ -65,7 +63,7 @@ def install(when: Callable[[], bool] = lambda: True) -> Reuse:
     with _lock:
         _installed.append(reuse)
         if len(_installed) == 1:
-            sys.meta_path.insert(0, _finder)
+            _finder.install()
             for name in _WRAPPERS:
                 if name in sys.modules and not getattr(sys.modules[name].__spec__, "_initializing", False):
                     _wrap(sys.modules[name])
@@ -80,8 +78,7 @@ def uninstall(reuse: Reuse) -> None:
             return
         _installed.remove(reuse)
         if not _installed:
-            with contextlib.suppress(ValueError):
-                sys.meta_path.remove(_finder)
+            _finder.uninstall()
             for module, name, ours, original in _originals:
                 if getattr(module, name, None) is ours:
                     setattr(module, name, original)
@@ -267,28 +264,10 @@ def _warn(message: str) -> None:
         warnings.warn(message, RequirementsWarning, stacklevel=2)
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Wraps the modules of MLflow when they are imported, without importing them."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in _WRAPPERS:
-            return None
-        for finder in sys.meta_path:
-            spec = finder.find_spec(fullname, path, target) if finder is not self else None
-            if spec is not None and spec.loader is not None:
-                execute = spec.loader.exec_module
-                spec.loader.exec_module = functools.partial(_execute, execute)  # type: ignore[method-assign]
-                return spec
-        return None
-
-
-def _execute(execute: Callable[[types.ModuleType], None], module: types.ModuleType) -> None:
-    execute(module)
+def _imported(module: types.ModuleType) -> None:
     with _lock:
         if _installed:
             _wrap(module)
 
 
-_finder = _Finder()
+_finder = imports.Finder(_WRAPPERS, _imported)

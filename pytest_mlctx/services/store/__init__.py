@@ -6,7 +6,14 @@ from pytest_mlctx.services.store.filling import fill
 from pytest_mlctx.services.store.places import artifact_uri, artifacts_beside
 from pytest_mlctx.services.store.savepoint import Savepoint
 from pytest_mlctx.services.store.serving import serve
-from pytest_mlctx.services.store.temporary import Store, create, is_temporary, store_at, store_of
+from pytest_mlctx.services.store.temporary import (
+    Store,
+    create,
+    is_temporary,
+    promised,
+    store_at,
+    store_of,
+)
 
 __all__ = [
     "Savepoint",
@@ -16,6 +23,7 @@ __all__ = [
     "create",
     "fill",
     "is_temporary",
+    "promised",
     "serve",
     "store_at",
     "store_of",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import stat
 import tempfile
+import time
 from pathlib import Path
 
 ARTIFACTS = "mlartifacts"
 _SCHEME = "sqlite:///"
+_PREFIX = "pytest-mlctx-"
+_ABANDONED = 3 * 24 * 3600.0  # seconds, as pytest takes the lock on a temporary folder for dead
 
 
 def expressible(path: Path) -> bool:
@@ -56,10 +62,32 @@ def temporary_folder() -> Path:
     for place in candidates:
         if expressible(Path(place).absolute()):
             try:
-                return Path(tempfile.mkdtemp(prefix="pytest-mlctx-", dir=place)).absolute()
+                return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place)).absolute()
             except OSError as reason:
                 error = reason
     raise error
+
+
+def sweep() -> None:
+    """Remove the temporary folders that killed processes have left."""
+    for place in dict.fromkeys(_candidates()):
+        for folder in Path(place).glob(f"{_PREFIX}*"):
+            with contextlib.suppress(OSError):
+                if _abandoned(folder):
+                    shutil.rmtree(folder)
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether it is this user's, nothing in it has changed for long, and no link in it leads anywhere."""
+    status = folder.lstat()
+    ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    if not ours or not stat.S_ISDIR(status.st_mode):
+        return False
+    latest = time.time() - _ABANDONED
+    return all(
+        path.lstat().st_mtime < latest and not (path.is_symlink() and path.exists())
+        for path in (folder, *folder.rglob("*"))
+    )
 
 
 def _candidates() -> list[str]:

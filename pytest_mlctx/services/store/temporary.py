@@ -7,7 +7,8 @@ import shutil
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pytest_mlctx.services.store.savepoint import Savepoint, transaction
 _TIMEOUT = 10.0  # seconds to wait for a transaction that a test left open
 
 _stores: weakref.WeakValueDictionary[Path, Store] = weakref.WeakValueDictionary()
+_promised: dict[Path, Callable[[], Store]] = {}
 
 
 class Store:
@@ -63,6 +65,7 @@ class Store:
                 experiments.date_default(connection)
                 experiments.locate_default(connection, self._artifacts)
         _stores[path] = self
+        _promised.pop(path, None)
 
     @property
     def artifacts(self) -> Path:
@@ -144,9 +147,20 @@ def create(path: Path, *, fallback: Path | None = None) -> Store:
     return Store(path, fallback=fallback)
 
 
+@contextmanager
+def promised(path: Path, make: Callable[[], Store]) -> Iterator[None]:
+    """Within the block the store in this file is made when MLflow asks for it, unless it is there by then."""
+    _promised[path] = make
+    try:
+        yield
+    finally:
+        _promised.pop(path, None)
+
+
 def store_at(path: Path) -> Store | None:
-    """The store of ours in this file, if it is one."""
-    return _stores.get(path)
+    """The store of ours in this file, if it is one; made now if it was promised."""
+    make = _promised.pop(path, None)
+    return _stores.get(path) if make is None else make()
 
 
 def admit(path: Path) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -47,3 +50,48 @@ def test_where_there_is_no_place_at_all_the_error_says_so(tmp_path: Path, monkey
         monkeypatch.setattr(places, "_candidates", lambda none=none: [str(none)])
         with pytest.raises(OSError, match=message):
             places.temporary_folder()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links want a privilege there")
+def test_what_killed_processes_left_is_swept_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(places, "_candidates", lambda: [str(tmp_path / "temporary")])
+    days_ago = time.time() - 4 * 24 * 3600
+
+    def left(name: str, *, link: str = "", file: str = "", age: float = days_ago) -> None:
+        folder = tmp_path / "temporary" / name
+        folder.mkdir(parents=True)
+        if link:
+            (folder / "session").symlink_to(tmp_path / link)
+            os.utime(folder / "session", (age, age), follow_symlinks=False)
+        if file:
+            (folder / "session").mkdir()
+            (folder / "session" / file).write_text("rows")
+        os.utime(folder, (age, age))
+
+    (tmp_path / "living").mkdir()
+    left("pytest-mlctx-dangling", link="gone")
+    left("pytest-mlctx-empty")
+    left("pytest-mlctx-living", link="living")
+    left("pytest-mlctx-dangling-new", link="gone", age=time.time())
+    left("pytest-mlctx-written-to", file="mlflow.db")
+    left("pytest-mlctx-store", file="mlflow.db")
+    for path in (tmp_path / "temporary" / "pytest-mlctx-store").rglob("*"):
+        os.utime(path, (days_ago, days_ago))
+    left("another-tool", link="gone")
+    (tmp_path / "temporary" / "pytest-mlctx-link").symlink_to(tmp_path / "living")
+    os.utime(tmp_path / "temporary" / "pytest-mlctx-link", (days_ago, days_ago), follow_symlinks=False)
+    if os.geteuid() == 0:
+        left("pytest-mlctx-somebodys")
+        os.chown(tmp_path / "temporary" / "pytest-mlctx-somebodys", 54321, 54321)
+    places.sweep()
+    assert {path.name for path in (tmp_path / "temporary").iterdir()} - {"pytest-mlctx-somebodys"} == {
+        "pytest-mlctx-living",
+        "pytest-mlctx-dangling-new",
+        "pytest-mlctx-written-to",
+        "another-tool",
+        "pytest-mlctx-link",
+    }
+    assert os.geteuid() != 0 or (tmp_path / "temporary" / "pytest-mlctx-somebodys").exists()
+    assert (tmp_path / "living").exists()
