@@ -22,8 +22,9 @@ def reopen(handler: logging.Handler) -> None:
 
 
 def _is_alembic(handler: logging.Handler) -> bool:
-    """Whether it is the console handler that MLflow 2 leaves behind when it migrates a store."""
-    return getattr(handler.formatter, "_fmt", None) == "%(levelname)-5.5s [%(name)s] %(message)s"
+    """Whether it is the console handler that many MLflows leave behind when they migrate a store."""
+    line = str(getattr(handler.formatter, "_fmt", ""))
+    return line.endswith("%(levelname)-5.5s [%(name)s] %(message)s")  # since 3.5 the time stands before it
 
 
 class RootHandler(Kind):

@@ -60,6 +60,16 @@ def test_pytests_own_handlers_come_and_go(before, caplog):
     assert told(before) == []
 
 
+@pytest.mark.parametrize("time", ["", "%(asctime)s "], ids=["2.22", "3.6"])
+def test_what_mlflows_migrations_leave_is_put_back_and_not_told(before, time):
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{time}%(levelname)-5.5s [%(name)s] %(message)s"))
+    logging.root.addHandler(handler)
+    assert told(before) == [None]
+    state.restore(before)
+    assert handler not in logging.root.handlers
+
+
 def test_a_level_that_a_library_adds_is_put_back_and_not_told(before):
     logging.addLevelName(5, "TRACE")
     assert told(before) == [None, None]
