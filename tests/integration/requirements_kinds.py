@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 KINDS: dict[str, Any] = {}
+LIBRARIES = {"lightgbm", "statsmodels", "xgboost"}  # of the kinds that begin with their names
 IDENTITY = (
     "model_id",
     "model_uuid",
@@ -341,6 +342,24 @@ def statsmodels(path: Path) -> None:
 
     X, y = _data()  # noqa: N806
     mlflow.statsmodels.save_model(sm.OLS(y, X).fit(), path)
+
+
+@kind
+def xgboost(path: Path) -> None:
+    import mlflow.xgboost
+    import xgboost
+
+    booster = xgboost.train({}, xgboost.DMatrix(*_data()), 2)
+    mlflow.xgboost.save_model(booster, path)
+
+
+@kind
+def xgboost_classifier(path: Path) -> None:
+    import mlflow.xgboost
+    from xgboost import XGBClassifier
+
+    model = XGBClassifier(n_estimators=2).fit(*_data())
+    mlflow.xgboost.save_model(model, path, input_example=_data()[0][:2])
 
 
 @kind
