@@ -28,7 +28,7 @@ class Question:
     """What MLflow is asked.
 
     Args:
-        about: ``requirements`` or ``modules``.
+        about: the name of MLflow's function.
         path: the model's folder or file.
         settings: the other arguments.
     """
