@@ -222,10 +222,15 @@ def test_where_more_is_read_it_is_left_to_mlflow(project, monkeypatch, lead):
     assert project.times() == 3
 
 
-def test_a_cache_of_uvs_own_is_no_reason_to_ask_again(project, monkeypatch, tmp_path):
+def test_a_cache_of_uvs_own_and_the_name_of_the_test_are_no_reason_to_ask_again(
+    project, monkeypatch, tmp_path
+):
     (tmp_path / "cache").mkdir()
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
-    assert project.ours() == project.ours()
+    project.ours()
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "another")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "another")
+    assert project.ours()
     assert project.times() == 1
 
 
