@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 KINDS: dict[str, Any] = {}
+LIBRARIES = {"lightgbm", "statsmodels", "xgboost"}  # of the kinds that begin with their names
 IDENTITY = (
     "model_id",
     "model_uuid",
@@ -48,6 +50,24 @@ def write_project(folder: Path) -> None:
         "class Model(mlflow.pyfunc.PythonModel):\n"
         "    def predict(self, context, model_input, params=None):\n"
         "        import loguru\n"
+        "        return model_input\n"
+    )
+    (package / "decider.py").write_text(
+        "import os, mlflow.pyfunc\n"
+        "class Decider(mlflow.pyfunc.PythonModel):\n"
+        "    def __init__(self, **attributes):\n"
+        "        self.__dict__ = {'boolean': False, 'string': 'one', 'number': 1, **attributes}\n"
+        "    def decides(self, data):\n"
+        "        yield self.boolean\n"
+        "        yield self.string == 'seven'\n"
+        "        yield self.number == 7\n"
+        "        yield 'seven' in data.columns\n"
+        "        yield data.iloc[0, 0] == 7\n"
+        "        yield open('data.txt').read() == 'seven'\n"
+        "        yield os.environ.get('DECIDER') == 'seven'\n"
+        "    def predict(self, context, model_input, params=None):\n"
+        "        if any(self.decides(model_input)):\n"
+        "            import loguru\n"
         "        return model_input\n"
     )
     (package / "loader.py").write_text(
@@ -344,6 +364,24 @@ def statsmodels(path: Path) -> None:
 
 
 @kind
+def xgboost(path: Path) -> None:
+    import mlflow.xgboost
+    import xgboost
+
+    booster = xgboost.train({}, xgboost.DMatrix(*_data()), 2)
+    mlflow.xgboost.save_model(booster, path)
+
+
+@kind
+def xgboost_classifier(path: Path) -> None:
+    import mlflow.xgboost
+    from xgboost import XGBClassifier
+
+    model = XGBClassifier(n_estimators=2).fit(*_data())
+    mlflow.xgboost.save_model(model, path, input_example=_data()[0][:2])
+
+
+@kind
 def autologged(path: Path) -> None:
     import mlflow
     import mlflow.sklearn
@@ -386,6 +424,47 @@ def pyfunc_failing(path: Path) -> None:
             return model_input
 
     mlflow.pyfunc.save_model(path, python_model=Local(), input_example=_frame())
+
+
+DECISIONS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "boolean": {"boolean": True},
+    "string": {"string": "seven"},
+    "number": {"number": 7},
+    "schema": {"column": "seven"},
+    "value": {"value": 7.0},
+    "file": {"file": "seven"},
+    "variable": {"variable": "seven"},
+}
+
+
+def _decided(
+    path: Path,
+    column: str = "a",
+    value: float = 1.0,
+    file: str = "one",
+    variable: str = "one",
+    **attributes: Any,
+) -> None:
+    import os
+
+    import mlflow.pyfunc
+    import pandas as pd
+    from userlib.decider import Decider
+
+    data = Path("data.txt")
+    before = data.read_text()
+    data.write_text(file)
+    os.environ["DECIDER"] = variable
+    mlflow.pyfunc.save_model(
+        path, python_model=Decider(**attributes), input_example=pd.DataFrame({column: [value]})
+    )
+    data.write_text(before)
+    del os.environ["DECIDER"]
+
+
+for name, decision in DECISIONS.items():
+    KINDS[f"decided_by_{name}"] = functools.partial(_decided, **decision)
 
 
 def environment_files(path: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from requirements_kinds import KINDS, write_project
+from requirements_kinds import DECISIONS, KINDS, LIBRARIES, write_project
 
 SCRIPT = Path(__file__).with_name("requirements_kinds.py")
 REPOSITORY = SCRIPT.parents[2]
@@ -63,11 +64,15 @@ def test_as_mlflow_does_it_then_reused_until_the_users_code_changes(project):
         *(f"{mode}:{kind}" for mode in ("own", "reuse", "reuse") for kind in kinds),
         "reuse:pyfunc_failing",
         "reuse:pyfunc_failing",
+        "own:linear_given",
+        "reuse:linear_given",
     )
-    own, cold, again, failing = models[0:2], models[2:4], models[4:6], models[6:8]
+    own, cold, again, failing, given = models[0:2], models[2:4], models[4:6], models[6:8], models[8:10]
     assert [model["files"] for model in cold] == [model["files"] for model in own]
     assert [model["files"] for model in again] == [model["files"] for model in own]
     assert [model["inferred"] for model in own + cold + again] == [0, 0, 1, 1, 0, 0]
+    assert given[0]["files"] == given[1]["files"]
+    assert given[1]["inferred"] == 0, "requirements that were given were inferred"
     assert [model["inferred"] for model in failing] == [1, 1], "a failed inference was kept"
     assert log.count("Failed to run predict on input_example") == 2, "MLflow's own warning is missing"
 
@@ -83,7 +88,8 @@ def test_as_mlflow_does_it_then_reused_until_the_users_code_changes(project):
 
 @pytest.mark.slow
 def test_every_kind_is_stored_as_mlflow_stores_it_cold_warm_and_interleaved(project):
-    names = [name for name in KINDS if name != "pyfunc_failing"]
+    missing = tuple(name for name in LIBRARIES if importlib.util.find_spec(name) is None)
+    names = [name for name in KINDS if name != "pyfunc_failing" and not name.startswith(missing)]
     models, _ = project.run(*(f"own:{name}" for name in names))
     own = {model["kind"]: model["files"] for model in models}
     shuffled = random.Random(1).sample(names, len(names))
@@ -93,6 +99,22 @@ def test_every_kind_is_stored_as_mlflow_stores_it_cold_warm_and_interleaved(proj
     for model in cold + warm + alone:
         assert model["files"] == own[model["kind"]], model["kind"]
     assert not [model["kind"] for model in warm if model["inferred"]]
+
+
+@pytest.mark.slow
+def test_inferred_anew_when_anything_else_decides_what_is_imported(project):
+    kinds = [f"decided_by_{decision}" for decision in (*DECISIONS, "nothing", "nothing")]
+    models, _ = project.run(*(f"reuse:{kind}" for kind in kinds))
+    found = ["loguru" in model["files"]["requirements.txt"] for model in models]
+    assert found == [kind != "decided_by_nothing" for kind in kinds]
+    # Of files and variables, the last answer alone is remembered.
+    assert [model["inferred"] for model in models] == [*[1] * len(DECISIONS), 1, 0]
+
+    decider = project.folder / "userlib/decider.py"
+    decider.write_text(decider.read_text().replace("return model_input", "import loguru; return model_input"))
+    (grown,), _ = project.run("reuse:decided_by_nothing")
+    assert grown["inferred"] == 1
+    assert "loguru" in grown["files"]["requirements.txt"]
 
 
 @pytest.mark.slow

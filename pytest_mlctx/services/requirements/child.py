@@ -5,10 +5,10 @@ JSON on stdin; the answers are lines on stdout: the pid of the fork, then its ex
 """
 
 # Nothing is imported here before MLflow that need not be.
-# ruff: noqa: PTH100, PTH118, PTH120, PTH123
+# ruff: noqa: PTH100, PTH120, PTH123
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import sys
@@ -21,13 +21,11 @@ _PATIENCE = 2.0  # seconds between two looks whether the asking process is still
 
 
 def _observer(plan: Mapping[str, Any]) -> Any:
-    """An observer that watches, loaded without a name that could hide a module of the user."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "observer.py")
-    spec = importlib.util.spec_from_file_location("_mlctx_observer", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """An observer that watches, loaded in a package whose name cannot hide a module of the user."""
+    package: Any = types.ModuleType("_mlctx_requirements")
+    package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+    sys.modules[package.__name__] = package
+    module = importlib.import_module(f"{package.__name__}.observer")
     observer = module.Observer(module.Trust(plan["standard"], plan["sites"]), plan["ours"])
     observer.watch()
     return observer

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_mlctx.services.requirements.observer import Trust
+from pytest_mlctx.services.requirements.dependencies import Trust
 
 _TOP = re.compile(rb"^\"?([^/,\r\n\"]+)", re.MULTILINE)
 _EDITABLE = re.compile(rb'"editable"\s*:\s*true')

@@ -20,8 +20,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_mlctx.services.requirements.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import interpreter
-from pytest_mlctx.services.requirements.observer import value_of
 
 _lock = threading.Lock()
 _helper: _Helper | None = None

@@ -19,6 +19,7 @@ from pytest_mlctx.services import cache, imports
 from pytest_mlctx.services.requirements import capture, helper
 from pytest_mlctx.services.requirements.distributions import installed
 from pytest_mlctx.services.requirements.inference import Memory, Observation, Question, left_to_mlflow
+from pytest_mlctx.services.requirements.uv import Exports
 
 
 class RequirementsWarning(UserWarning):
@@ -101,10 +102,9 @@ def reuse_requirements() -> Iterator[Statistics]:
         uninstall(reuse)
 
 
-def _ask(about: str, infer: Callable[[], list[str]], model: str, flavor: str, **settings: Any) -> list[str]:
+def _ask(question: Question, infer: Callable[[], list[str]]) -> list[str]:
     """Answer one question of MLflow's, by what is remembered or by ``infer``, MLflow's own function."""
     active = [reuse for reuse in _installed if reuse.when()]
-    question = Question(about, Path(str(model)), flavor, settings)
     if not active or left_to_mlflow(question):
         return infer()
     asked = False
@@ -147,35 +147,20 @@ def _remembered() -> Memory:
         return _memory
 
 
-def _infer_requirements(original: Any) -> Any:
+def _question(original: Any) -> Any:
+    signature = inspect.signature(original)
+
     @functools.wraps(original)
-    def infer(
-        model_uri: str, flavor: str, raise_on_error: bool = False, extra_env_vars: Any = None
-    ) -> list[str]:
-        own = functools.partial(
-            original, model_uri, flavor, raise_on_error=raise_on_error, extra_env_vars=extra_env_vars
-        )
-        settings = {
-            "raise_on_error": raise_on_error,
-            "extra_env_vars": sorted((extra_env_vars or {}).items()),
-        }
-        return _ask("requirements", own, model_uri, flavor, **settings)
+    def ask(*arguments: Any, **options: Any) -> list[str]:
+        given = signature.bind(*arguments, **options)
+        given.apply_defaults()
+        settings = dict(given.arguments)
+        model, flavor = settings.pop("model_uri"), settings.pop("flavor")
+        settings["extra_env_vars"] = sorted((settings["extra_env_vars"] or {}).items())
+        infer = functools.partial(original, *arguments, **options)
+        return _ask(Question(original.__name__, Path(str(model)), flavor, settings), infer)
 
-    return infer
-
-
-def _capture_imported_modules(original: Any) -> Any:
-    @functools.wraps(original)
-    def modules(
-        model_uri: str, flavor: str, record_full_module: bool = False, extra_env_vars: Any = None
-    ) -> list[str]:
-        own = functools.partial(
-            original, model_uri, flavor, record_full_module=record_full_module, extra_env_vars=extra_env_vars
-        )
-        settings = {"full": record_full_module, "extra_env_vars": sorted((extra_env_vars or {}).items())}
-        return _ask("modules", own, model_uri, flavor, **settings)
-
-    return modules
+    return ask
 
 
 def _run_command(original: Any) -> Any:
@@ -205,6 +190,17 @@ def _by_distributions(original: Any) -> Any:
     return remembered
 
 
+def _export_uv_requirements(original: Any) -> Any:
+    exports = Exports(original)
+
+    @functools.wraps(original)
+    def export(*arguments: Any, **options: Any) -> list[str] | None:
+        reused = any(reuse.when() for reuse in _installed)
+        return exports(*arguments, **options) if reused else original(*arguments, **options)
+
+    return export
+
+
 class _Listener:
     """MLflow's logger, listened to: what is warned during an inference is said again with each reuse."""
 
@@ -225,13 +221,17 @@ class _Listener:
 _WRAPPERS: dict[str, dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]]] = {
     "mlflow.utils.environment": {
         "_infer_requirements": (
-            _infer_requirements,
+            _question,
             ("model_uri", "flavor", "raise_on_error", "extra_env_vars"),
-        )
+        ),
+        "export_uv_requirements": (
+            _export_uv_requirements,
+            ("directory", "no_dev", "no_hashes", "frozen", "groups", "extras"),
+        ),
     },
     "mlflow.utils.model_utils": {
         "_capture_imported_modules": (
-            _capture_imported_modules,
+            _question,
             ("model_uri", "flavor", "record_full_module", "extra_env_vars"),
         )
     },
@@ -244,11 +244,14 @@ _WRAPPERS: dict[str, dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]]] = 
 }
 
 
+_DISPENSABLE = (_by_distributions, _export_uv_requirements)  # without them it takes longer, no more
+
+
 def _wrap(module: types.ModuleType) -> None:
     for name, (wrapper, parameters) in _WRAPPERS[module.__name__].items():
         original = getattr(module, name, None)
         if original is None or (parameters and tuple(inspect.signature(original).parameters) != parameters):
-            if wrapper is not _by_distributions:
+            if wrapper not in _DISPENSABLE:
                 _warn(
                     "requirements of models are inferred MLflow's own way: this MLflow has no "
                     f"{module.__name__}.{name}({', '.join(parameters)})"

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mlctx.services.cache import Cache
+from pytest_mlctx.services.requirements.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import Installed, installed, interpreter
 from pytest_mlctx.services.requirements.key import Model
-from pytest_mlctx.services.requirements.observer import value_of
 
 FORMAT = 1  # of the entries; another one is another kind
 _OWN_WAY = frozenset({"spark"})  # flavors whose loading starts more than one process
@@ -28,7 +28,7 @@ class Question:
     """What MLflow is asked.
 
     Args:
-        about: ``requirements`` or ``modules``.
+        about: the name of MLflow's function.
         path: the model's folder or file.
         settings: the other arguments.
     """

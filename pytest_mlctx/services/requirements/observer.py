@@ -1,107 +1,29 @@
 """What a process depends on, seen from inside: files, modules, environment variables.
 
-It imports nothing of ours: the inferring process loads it before MLflow, the asking one checks with it later.
 What C code opens, asks or lists by itself is not seen (https://docs.python.org/3/library/audit_events.html).
 """
 
 # Nothing is imported here before MLflow that need not be.
-# ruff: noqa: PTH100, PTH117, PTH118, PTH120, PTH123
+# ruff: noqa: PTH100, PTH117, PTH118, PTH120
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 import opcode
 import os
-import stat
 import sys
 import threading
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-# Differ from session to session; of these, libraries (not user code) use no more than this.
-_LOOSE = {
-    "MLFLOW_TRACKING_URI": "scheme",
-    "MLFLOW_REGISTRY_URI": "scheme",
-    "_MLFLOW_SERVER_ARTIFACT_ROOT": "scheme",
-    "MLFLOW_EXPERIMENT_ID": "set",
-    "MLFLOW_EXPERIMENT_NAME": "set",
-    "MLFLOW_RUN_ID": "set",
-    "_MLFLOW_TELEMETRY_SESSION_ID": "set",
-    "PYTEST_CURRENT_TEST": "set",
-    "PYTEST_XDIST_TESTRUNUID": "set",
-    "PYTEST_XDIST_WORKER": "set",
-}
+from .dependencies import LOOSE, Trust, value_of  # the inferring process has no other name for it
+
 # Not files: libraries ask them for the machine, user code for whatever it likes.
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _SUBSCRIPT = ("BINARY_SUBSCR", "BINARY_OP")  # how an expression reads an item, until 3.13 and since
-_stat, _listdir, _getcwd = os.stat, os.listdir, os.getcwd
-
-
-def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The present value of one dependency, in short; a hash where it could hold a secret.
-
-    Args:
-        kind: ``content`` or ``exists`` of a file, ``listing`` of a folder, the working ``folder``, or
-            ``environ``, ``scheme`` or ``set`` of an environment variable, or all whose names begin with a
-            ``prefix``.
-        name: the path, the variable or the prefix.
-        environ: the environment to look into.
-    """
-    if kind == "folder":
-        return _getcwd()
-    if kind == "prefix":
-        chosen = {key: environ.get(key) for key in list(environ) if key.upper().startswith(name)}
-        lasting = chosen if not name else {key: chosen[key] for key in chosen.keys() - _LOOSE.keys()}
-        return _digest(os.fsencode(repr(sorted(lasting.items()))))
-    if kind in ("environ", "scheme", "set"):
-        value = environ.get(name)
-        if value is None or kind == "set":
-            return "absent" if value is None else "set"
-        return _digest(os.fsencode(value)) if kind == "environ" else value.partition(":")[0][:12]
-    try:
-        if kind == "listing":
-            return _digest(os.fsencode("\0".join(sorted(_listdir(name)))))
-        status = _stat(name)
-        if not stat.S_ISREG(status.st_mode):
-            return "folder" if stat.S_ISDIR(status.st_mode) else "special"
-        if kind == "exists":
-            return f"file of {status.st_size} bytes, {status.st_mode:o}"
-        with open(name, "rb") as file:
-            return _digest(file.read())
-    except OSError:
-        return "absent"
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]
-
-
-class Trust:
-    """Whose files need no look: the standard library's and those of installed distributions."""
-
-    def __init__(self, standard: list[str], sites: dict[str, list[str]]) -> None:
-        """Take the standard library's folders and, by site folder, the names in it of distributions."""
-        self._standard = tuple(os.path.join(folder, "") for folder in standard)
-        self._sites = {os.path.join(site, ""): frozenset(names) for site, names in sites.items()}
-        self._modules = {name.partition(".")[0] for names in sites.values() for name in names}
-
-    def is_standard(self, path: str) -> bool:
-        """Whether this file is the standard library's, which lies around the site folder in many a Python."""
-        return path.startswith(self._standard) and not path.startswith(tuple(self._sites))
-
-    def __contains__(self, path: str) -> bool:
-        for site, names in self._sites.items():
-            if path.startswith(site):
-                return path[len(site) :].split(os.sep, 1)[0] in names
-        return path.startswith(self._standard)
-
-    def provides(self, module: str) -> bool:
-        """Whether a module of this name is the standard library's or a distribution's."""
-        top = module.partition(".")[0]
-        return top in self._modules or top in sys.stdlib_module_names
+_stat, _getcwd = os.stat, os.getcwd
 
 
 class Observer:
@@ -246,7 +168,7 @@ class Observer:
         if not (getattr(self._own, "busy", False) or self._iterates(key)):
             name = os.fsdecode(key) if isinstance(key, (bytes, str)) else str(key)
             user = self._asked_by_user(through_libraries=True)
-            self.seen["environ" if user else _LOOSE.get(name, "environ"), name] = ""
+            self.seen["environ" if user else LOOSE.get(name, "environ"), name] = ""
 
     def _read_variables(self) -> None:
         """All are looked at: user code may want any, a library wants those that bear its name."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pytest_mlctx.services.requirements.capture import CHILD
+from pytest_mlctx.services.requirements.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import installed
-from pytest_mlctx.services.requirements.observer import value_of
 
 
 class Told(dict):
