@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -15,7 +16,6 @@ import pytest
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:
-    from pytest_mlctx.services.state import State
     from pytest_mlctx.services.store import Savepoint, Store
 
 AMBIENT = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
@@ -144,13 +144,13 @@ class Hermetic:
             self.folder = folder if self._link is None or readable else self._link
             for name, value in _SILENCED.items():  # before the template is built, which may import mlflow
                 os.environ[name] = value
-            if self.settings.tracking_uri is None:
-                if self.store is None:
-                    self.store = self._create((self._link or folder) / "mlflow.db", folder, before)
-                self.store.artifacts = store.artifacts_beside(self.folder / "mlflow.db")
-                self.store_uri, self.empty = self.store.uri, self.store.savepoint()
-            self._enforce()
             try:
+                if self.settings.tracking_uri is None:
+                    if self.store is None:
+                        self.store = self.create((self._link or folder) / "mlflow.db", folder)
+                    self.store.artifacts = store.artifacts_beside(self.folder / "mlflow.db")
+                    self.store_uri, self.empty = self.store.uri, self.store.savepoint()
+                self._enforce()
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
                     store.serve()
@@ -168,17 +168,22 @@ class Hermetic:
         self.store = store.create(self._link / "mlflow.db", fallback=self._link)
         return self.store
 
-    def _create(self, path: Path, fallback: Path, before: State) -> Store:
-        from pytest_mlctx.services import state, store
+    def create(self, path: Path, fallback: Path) -> Store:
+        """A temporary store; where there can be none, the test fails with one sentence."""
+        from pytest_mlctx.services import store
         from pytest_mlctx.services.mlflow import incompatibility
 
         try:
             return store.create(path, fallback=fallback)
+        except (OSError, sqlite3.Error) as error:
+            reason = (
+                f"The temporary store {str(path)!r} cannot be made ({error}): "
+                "free space there, or choose another folder with --basetemp."
+            )
         except Exception as error:
-            state.restore(before)
-            reason = incompatibility(error)
-            if reason is None:
+            if (incompatible := incompatibility(error)) is None:
                 raise
+            reason = incompatible
         pytest.fail(reason, pytrace=False)
 
     def _enforce(self) -> None:

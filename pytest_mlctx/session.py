@@ -142,9 +142,9 @@ class Session:
     def sandboxed(self) -> Iterator[Sandbox]:
         """A store that is empty for each test that asks."""
         from pytest_mlctx.isolation import Sandbox
-        from pytest_mlctx.services import remote, store
+        from pytest_mlctx.services import remote
 
-        sandbox = store.create(self.hermetic.folder / "sandbox.db", fallback=self.folder)
+        sandbox = self.hermetic.create(self.hermetic.folder / "sandbox.db", fallback=self.folder)
         sandbox.refuse = self.stragglers.check
         remote.opened(sandbox.uri)  # once for all tests
         try:
