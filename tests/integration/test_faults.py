@@ -364,9 +364,6 @@ def interrupted(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(
-                signal.SIGINT, signal.SIG_DFL
-            ),  # ignored where we run behind `&`
         )
         try:
             deadline = time.monotonic() + 60
