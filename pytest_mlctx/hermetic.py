@@ -67,7 +67,7 @@ class Hermetic:
         self.store: Store | None = None
         self.store_uri: str | None = None
         self.empty: Savepoint | None = None
-        self.asked_for = set(filter(None, [settings.registry_uri]))
+        self.asked_for: set[str] = set()
         self.ambient = {name: os.environ[name] for name in AMBIENT if name in os.environ}
 
     @property
@@ -154,6 +154,7 @@ class Hermetic:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
                     store.serve()
+                self.asked_for |= set(filter(None, [self.settings.registry_uri]))
                 with remote.governed(self.settings.remote, remedy=_REMEDY, exempt=self.asked_for):
                     yield
             finally:

@@ -131,6 +131,26 @@ def test_redirected_the_temporary_store_is_used_under_that_name(
     assert {path.name for path in pytester.path.iterdir()} - {"__pycache__"} == before
 
 
+def test_redirected_the_run_of_a_test_asks_no_server(pytester: pytest.Pytester, server: Server) -> None:
+    pytester.makepyfile(
+        f"""
+        import mlflow
+        import pytest
+
+        @pytest.fixture
+        def production(mlflow_service):
+            mlflow.set_tracking_uri("{server.url}")
+            yield
+            mlflow.set_tracking_uri(mlflow_service.tracking_uri)
+
+        def test_run(production, mlflow_run, mlflow_service):
+            assert mlflow_service.client().get_run(mlflow_run.info.run_id).info.status == "RUNNING"
+        """
+    )
+    pytester.runpytest_inprocess("--mlctx-remote=redirect").assert_outcomes(passed=1)
+    assert server.requests == []
+
+
 def test_allowed_the_remote_store_is_reached(pytester: pytest.Pytester, server: Server) -> None:
     pytester.makepyfile(
         f"""
