@@ -343,6 +343,11 @@ def user_store(tmp_path: Path, mlflow_imported: None) -> Path:
     return made.path
 
 
+def heed_ctrl_c() -> None:
+    """A process that a shell starts behind `&` ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(
     suite, tmp_path: Path, seconds: float | None, number: int, *args: str
 ) -> tuple[int, str, int]:
@@ -364,6 +369,7 @@ def interrupted(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=heed_ctrl_c,
         )
         try:
             deadline = time.monotonic() + 60
