@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from pytest_mlctx.services.state.mlflow_runs import set_status
+from pytest_mlctx.services.state.mlflow_stores import Engine
+
 Tags = Callable[[str, str], Mapping[str, str]]
 """Tags for a run about to be opened, by the URI of its store and the id of its experiment."""
 
@@ -119,9 +122,6 @@ class Detached:
         Returns:
             why the run stays open, such as a server that is away by now, in one sentence.
         """
-        from pytest_mlctx.services.state.mlflow_runs import set_status
-        from pytest_mlctx.services.state.mlflow_stores import Engine
-
         try:
             set_status(self._store, self._run_id, status, tags)
         except (LookupError, RuntimeError) as error:

@@ -98,14 +98,15 @@ def _set_status(run_id: str, status: str, *, unless_ended: bool) -> None:
     for store in _stores():
         seconds = max(DEADLINE - (time.monotonic() - began), 0.1)
         try:
-            return set_status(store, run_id, status, unless_ended=unless_ended, seconds=seconds)
+            set_status(store, run_id, status, unless_ended=unless_ended, seconds=seconds)
         except LookupError:
             continue
         except RuntimeError as error:
             failure = failure or error
+        else:
+            return
     if failure is not None:
         raise failure
-    return None
 
 
 def set_status(
@@ -115,9 +116,9 @@ def set_status(
     tags: Mapping[str, str] | None = None,
     *,
     unless_ended: bool = False,
-    seconds: float | None = None,
+    seconds: float = DEADLINE,
 ) -> None:
-    """Set a run's status in a store of MLflow's, and tags beforehand; a server has `DEADLINE` seconds for it.
+    """Set a run's status in a store of MLflow's, and tags beforehand; a server has this long for it.
 
     Raises:
         LookupError: the store has no such run.
@@ -126,7 +127,7 @@ def set_status(
     ask = _ask_server if hasattr(store, "get_host_creds") else _ask_store
     work = functools.partial(ask, store, run_id, status, tags or {}, unless_ended)
     try:
-        found = within(DEADLINE if seconds is None else seconds, work) if _is_remote(store) else work()
+        found = within(seconds, work) if _is_remote(store) else work()
     except Exception as error:
         what = "opened again" if status in _OPEN else f"closed as {status}"
         why = reason(error)
