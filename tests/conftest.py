@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +48,20 @@ def no_other_plugin(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) 
     """Inner sessions load pytest-mlctx alone, which is quicker."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p mlctx -p no:cacheprovider")
+
+
+@pytest.fixture
+def given_back(tmp_path: Path) -> Iterator[Path]:
+    """A working folder of the test's own, and the state as it was."""
+    from pytest_mlctx.services import state
+
+    libraries: tuple[state.Library, ...] = ("mlflow", "environment", "logging", "loguru")
+    work, home = tmp_path / "work", Path.cwd()
+    work.mkdir()
+    os.chdir(work)
+    before = state.capture(*libraries)
+    yield work
+    left = state.compare(before, state.capture(*libraries))
+    state.restore(before)
+    os.chdir(home)
+    assert left == []

@@ -21,17 +21,9 @@ NO_METRICS = {"log_system_metrics": False}
 
 
 @pytest.fixture(autouse=True)
-def unchanged(tmp_path: Path) -> Iterator[None]:
-    work, home = tmp_path / "work", Path.cwd()
-    work.mkdir()
-    os.chdir(work)
-    before = state.capture(*LIBRARIES)
+def nothing_written(given_back: Path) -> Iterator[None]:
     yield
-    left = state.compare(before, state.capture(*LIBRARIES))
-    state.restore(before)
-    os.chdir(home)
-    assert left == []
-    assert list(work.iterdir()) == []
+    assert list(given_back.iterdir()) == []
 
 
 def service(url: str, **fields: Any) -> MlflowService:

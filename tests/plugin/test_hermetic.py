@@ -8,7 +8,6 @@ import re
 import socket
 import sqlite3
 import textwrap
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,14 +20,6 @@ from pytest_mlctx.services import state
 MLFLOW_3 = int(mlflow.__version__.partition(".")[0]) >= 3
 
 pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
-
-
-@pytest.fixture
-def production() -> Iterator[Server]:
-    """The server that nothing may reach."""
-    server = Server()
-    yield server
-    server.close()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -109,10 +100,10 @@ def test_a_temporary_folder_of_any_name(pytester: pytest.Pytester, name: str) ->
 
 @pytest.mark.parametrize("autouse", [True, False])
 def test_nothing_reaches_the_store_of_the_environment(
-    pytester: pytest.Pytester, production: Server, monkeypatch: pytest.MonkeyPatch, autouse: bool
+    pytester: pytest.Pytester, server: Server, monkeypatch: pytest.MonkeyPatch, autouse: bool
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:hunter2@{production.url[7:]}")
-    monkeypatch.setenv("MLFLOW_REGISTRY_URI", production.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:hunter2@{server.url[7:]}")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", server.url)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "production")
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     monkeypatch.setenv("MLFLOW_TRACE_SAMPLING_RATIO", "0")
@@ -122,8 +113,8 @@ def test_nothing_reaches_the_store_of_the_environment(
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["mlctx: *MLFLOW_TRACKING_URI=http://[*][*][*]@127.0.0.1:* not followed*"])
     assert "hunter2" not in result.stdout.str()
-    assert production.requests == []
-    assert os.environ["MLFLOW_REGISTRY_URI"] == production.url
+    assert server.requests == []
+    assert os.environ["MLFLOW_REGISTRY_URI"] == server.url
     assert os.environ["MLFLOW_TRACE_SAMPLING_RATIO"] == "0"
 
 
@@ -150,9 +141,9 @@ LIBRARY = """
 
 
 def test_with_autouse_a_library_that_was_imported_by_a_conftest_is_bound_to_our_store(
-    pytester: pytest.Pytester, production: Server, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", production.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     pytester.makeini("[pytest]\nmlctx_autouse = mlflow")
     pytester.makepyfile(
         library=LIBRARY,
@@ -170,8 +161,8 @@ def test_with_autouse_a_library_that_was_imported_by_a_conftest_is_bound_to_our_
     )
     before = files(pytester.path)
     pytester.runpytest_inprocess().assert_outcomes(passed=1)
-    assert production.requests == []
-    assert os.environ["MLFLOW_TRACKING_URI"] == production.url
+    assert server.requests == []
+    assert os.environ["MLFLOW_TRACKING_URI"] == server.url
     assert files(pytester.path) == before
 
 
@@ -215,14 +206,14 @@ def test_third():
 @pytest.mark.parametrize("named", [False, True], ids=["temporary", "named"])
 def test_with_autouse_what_tracks_while_it_is_collected_finds_the_store_of_the_tests(
     pytester: pytest.Pytester,
-    production: Server,
+    server: Server,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
     named: bool,
 ) -> None:
     temporary, store = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("named") / "runs.db"
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", production.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     pytester.makeini("[pytest]\nmlctx_autouse = mlflow\nmlctx_experiment = tests")
     pytester.makeconftest(COLLECTED.format(module="conftest").replace("open_run", "# open_run"))
     pytester.makepyfile(textwrap.dedent(COLLECTED.format(module="test_it")) + TESTS)
@@ -231,7 +222,7 @@ def test_with_autouse_what_tracks_while_it_is_collected_finds_the_store_of_the_t
     for options in (["--collect-only"], [f"--basetemp={temporary}/base", *more]):
         result = pytester.runpytest_inprocess(*options)
     result.assert_outcomes(passed=1 if named else 3)
-    assert production.requests == []
+    assert server.requests == []
     assert files(pytester.path) == before
     assert [path.name for path in temporary.iterdir()] == ["base"]
     kept = store if named else temporary / "base" / "mlctx" / "mlflow.db"
@@ -244,9 +235,9 @@ def test_with_autouse_what_tracks_while_it_is_collected_finds_the_store_of_the_t
 
 
 @pytest.mark.skipif(find_spec("dotenv") is None, reason="python-dotenv is not installed")
-def test_load_dotenv_does_not_put_production_back(pytester: pytest.Pytester, production: Server) -> None:
+def test_load_dotenv_does_not_put_production_back(pytester: pytest.Pytester, server: Server) -> None:
     (pytester.path / ".env").write_text(
-        f"MLFLOW_TRACKING_URI={production.url}\nMLFLOW_REGISTRY_URI={production.url}\n"
+        f"MLFLOW_TRACKING_URI={server.url}\nMLFLOW_REGISTRY_URI={server.url}\n"
     )
     pytester.makepyfile(
         """
@@ -261,7 +252,7 @@ def test_load_dotenv_does_not_put_production_back(pytester: pytest.Pytester, pro
         """
     )
     pytester.runpytest_inprocess().assert_outcomes(passed=1)
-    assert production.requests == []
+    assert server.requests == []
 
 
 OTLP = """
@@ -292,17 +283,17 @@ OTLP = """
     ],
 )
 def test_no_trace_reaches_an_otlp_endpoint_of_the_environment(
-    pytester: pytest.Pytester, production: Server, monkeypatch: pytest.MonkeyPatch, fixture: str
+    pytester: pytest.Pytester, server: Server, monkeypatch: pytest.MonkeyPatch, fixture: str
 ) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{production.url}/v1/traces")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{server.url}/v1/traces")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
     if fixture == "mlflow_service":
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", production.url)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", f"{production.url}/v1/metrics")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", f"{server.url}/v1/metrics")
     pytester.makepyfile(OTLP.format(fixture=fixture))
     pytester.runpytest_inprocess("--mlctx-leaks=warn").assert_outcomes(passed=1)
-    assert bool(production.requests) is (fixture != "mlflow_service")
+    assert bool(server.requests) is (fixture != "mlflow_service")
 
 
 def test_warnings_as_errors(pytester: pytest.Pytester) -> None:

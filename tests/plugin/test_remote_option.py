@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import mlflow
 import pytest
 from listening import Server
@@ -11,13 +9,6 @@ from listening import Server
 MLFLOW_3 = int(mlflow.__version__.partition(".")[0]) >= 3
 
 pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
 
 
 REFUSED = """

@@ -27,19 +27,7 @@ MLFLOW_3 = int(mlflow.__version__.partition(".")[0]) >= 3
 LIBRARIES: tuple[state.Library, ...] = ("mlflow", "environment", "logging", "loguru")
 Make = Callable[..., MlflowService]
 
-
-@pytest.fixture(autouse=True)
-def unchanged(tmp_path: Path) -> Iterator[None]:
-    """A working folder of the test's own, and MLflow as it was."""
-    work, home = tmp_path / "work", Path.cwd()
-    work.mkdir()
-    os.chdir(work)
-    before = state.capture(*LIBRARIES)
-    yield
-    left = state.compare(before, state.capture(*LIBRARIES))
-    state.restore(before)
-    os.chdir(home)
-    assert left == []
+pytestmark = pytest.mark.usefixtures("given_back")
 
 
 @pytest.fixture(scope="module")
