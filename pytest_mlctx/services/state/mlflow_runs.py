@@ -116,9 +116,9 @@ def set_status(
     tags: Mapping[str, str] | None = None,
     *,
     unless_ended: bool = False,
-    seconds: float = DEADLINE,
+    seconds: float | None = None,
 ) -> None:
-    """Set a run's status in a store of MLflow's, and tags beforehand; a server has this long for it.
+    """Set a run's status in a store of MLflow's, and tags beforehand; a server has `DEADLINE` seconds for it.
 
     Raises:
         LookupError: the store has no such run.
@@ -127,7 +127,7 @@ def set_status(
     ask = _ask_server if hasattr(store, "get_host_creds") else _ask_store
     work = functools.partial(ask, store, run_id, status, tags or {}, unless_ended)
     try:
-        found = within(seconds, work) if _is_remote(store) else work()
+        found = within(DEADLINE if seconds is None else seconds, work) if _is_remote(store) else work()
     except Exception as error:
         what = "opened again" if status in _OPEN else f"closed as {status}"
         why = reason(error)
