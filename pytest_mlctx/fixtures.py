@@ -104,46 +104,43 @@ def mlflow_config(request: pytest.FixtureRequest, _mlctx_hermetic: None) -> dict
 
 
 @pytest.fixture(scope="session")
-def logger_service(request: pytest.FixtureRequest, logger_config: dict[str, Any]) -> Iterator[LoggerService]:
+def logger_service(request: pytest.FixtureRequest, logger_config: dict[str, Any]) -> LoggerService:
     """A running LoggerService on a temporary log file, whose records caplog and pytest's reports see too."""
     from pytest_mlctx import logs
     from pytest_mlctx.services import LoggerService
 
     service = _made(LoggerService, logger_config, "logger_config")
-    with _running(service), logs.bridged(service.level):
-        yield service
+    return Session.of(request.config).enter(request, _running(service), logs.bridged(service.level))
 
 
 @pytest.fixture(scope="session")
-def alerts_service(alerts_config: dict[str, Any]) -> Iterator[AlertsService]:
+def alerts_service(request: pytest.FixtureRequest, alerts_config: dict[str, Any]) -> AlertsService:
     """A running AlertsService that never touches the desktop unless --mlctx-alerts=desktop."""
     from pytest_mlctx.services import AlertsService
 
-    with _running(_made(AlertsService, alerts_config, "alerts_config")) as service:
-        yield service
+    service = _made(AlertsService, alerts_config, "alerts_config")
+    return Session.of(request.config).enter(request, _running(service))
 
 
 @pytest.fixture
-def alerts_outbox(alerts_service: AlertsService) -> Iterator[list[Alert]]:
+def alerts_outbox(request: pytest.FixtureRequest, alerts_service: AlertsService) -> list[Alert]:
     """The alerts that this test sent, oldest first, delivered or not."""
-    with alerts_service.recorded() as outbox:
-        yield outbox
+    return Session.of(request.config).enter(request, alerts_service.recorded())
 
 
 @pytest.fixture(scope="session")
-def _mlctx_hermetic(request: pytest.FixtureRequest, _mlctx_folder: Path) -> Iterator[None]:
+def _mlctx_hermetic(request: pytest.FixtureRequest, _mlctx_folder: Path) -> None:
     """The environment and the temporary store of the session's MLflow."""
     session = Session.of(request.config)
     if session.settings.requirements == "auto":
         session.reuse_requirements(always=False)
-    with session.hermetic.in_force(_mlctx_folder):
-        yield
+    session.enter(request, session.hermetic.in_force(_mlctx_folder))
 
 
 @pytest.fixture(scope="session")
 def mlflow_service(
     request: pytest.FixtureRequest, _mlctx_hermetic: None, mlflow_config: dict[str, Any]
-) -> Iterator[MlflowService]:
+) -> MlflowService:
     """A running MlflowService on a temporary SQLite file, with the experiment of --mlctx-experiment."""
     from pytest_mlctx.services import MlflowService, runs
 
@@ -153,30 +150,37 @@ def mlflow_service(
         pytest.fail(reason, pytrace=False)
     if registry := mlflow_config.get("registry_uri"):
         session.hermetic.asked_for.add(registry)
-    with _running(service), runs.tagging(session.tracking.tags), session.isolated(service, request):
-        yield service
+    return session.enter(
+        request, _running(service), runs.tagging(session.tracking.tags), session.isolated(service, request)
+    )
 
 
 @pytest.fixture(scope="session")
-def _mlctx_sandbox(request: pytest.FixtureRequest, _mlctx_hermetic: None) -> Iterator[Sandbox]:
+def _mlctx_sandbox(request: pytest.FixtureRequest, _mlctx_hermetic: None) -> Sandbox:
     """The store of mlflow_sandbox, a session's one."""
-    with Session.of(request.config).sandboxed() as sandbox:
-        yield sandbox
+    session = Session.of(request.config)
+    return session.enter(request, session.sandboxed())
 
 
 @pytest.fixture
 def mlflow_sandbox(
     request: pytest.FixtureRequest, _mlctx_sandbox: Sandbox, mlflow_config: dict[str, Any]
-) -> Iterator[MlflowService]:
+) -> MlflowService:
     """A running MlflowService on a tracking store and registry that are empty, for this test alone."""
     from pytest_mlctx.services import MlflowService, remote, runs
 
-    uri, tracking = _mlctx_sandbox.uri, Session.of(request.config).tracking
+    session, uri = Session.of(request.config), _mlctx_sandbox.uri
     fields = {**mlflow_config, "tracking_uri": uri, "registry_uri": uri}
     service = _made(MlflowService, fields, "mlflow_config")
     _mlctx_sandbox.empty(service.experiment_name)
-    with runs.set_aside(), _running(service), runs.tagging(tracking.tags), remote.standing_in(uri):
-        yield service
+    session.enter(
+        request,
+        runs.set_aside(),
+        _running(service),
+        runs.tagging(session.tracking.tags),
+        remote.standing_in(uri),
+    )
+    return service
 
 
 @pytest.fixture
@@ -185,8 +189,5 @@ def mlflow_run(request: pytest.FixtureRequest) -> Iterator[mlflow.ActiveRun]:
     sandboxed = "mlflow_sandbox" in request.fixturenames
     request.getfixturevalue("mlflow_sandbox" if sandboxed else "mlflow_service")
     tracking = Session.of(request.config).tracking
-    run = tracking.open(request.node)
-    try:
-        yield run
-    finally:
-        tracking.detach()
+    yield tracking.open(request.node)
+    tracking.detach()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no
     from pytest_mlctx.stragglers import Stragglers
     from pytest_mlctx.tracking import Tracking
 
+T = TypeVar("T")
+
 _SERVICE_FIXTURES = frozenset(
     {"logger_service", "alerts_service", "alerts_outbox", "mlflow_service", "mlflow_sandbox", "mlflow_run"}
 )
@@ -32,7 +34,9 @@ class Session:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
+        config.add_cleanup(self._leave_lost)
         self._stack = ExitStack()
+        self._blocks: list[tuple[str, ExitStack]] = []  # each with the scope of its fixture
         self.settings = settings
         self.active = False
         self.folder = Path()  # in pytest's temporary folder, once a service is asked for
@@ -63,6 +67,38 @@ class Session:
         from pytest_mlctx.tracking import Tracking
 
         return Tracking(self._config, self.settings)
+
+    def enter(
+        self,
+        request: pytest.FixtureRequest,
+        block: AbstractContextManager[T],
+        *more: AbstractContextManager[Any],
+    ) -> T:
+        """Enter blocks that are left when this request's fixture ends; the value of the first.
+
+        A Ctrl-C in a teardown makes pytest forget the other finalizers. Fixtures that yield within a block would
+        leave it then whenever their generators are collected, in the middle of anything.
+        """
+        with ExitStack() as stack:
+            value = stack.enter_context(block)
+            for other in more:
+                stack.enter_context(other)
+            entered = request.scope, stack.pop_all()
+        self._blocks.append(entered)
+        request.addfinalizer(partial(self._leave, entered))
+        return value
+
+    def _leave(self, entered: tuple[str, ExitStack]) -> None:
+        if entered[0] != "function":
+            for lost in [block for block in reversed(self._blocks) if block[0] == "function"]:
+                self._leave(lost)
+        if entered in self._blocks:
+            self._blocks.remove(entered)
+        entered[1].close()
+
+    def _leave_lost(self) -> None:
+        while self._blocks:
+            self._leave(self._blocks[-1])
 
     @property
     def log_sink(self) -> Path | None:

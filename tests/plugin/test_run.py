@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gc
+import os
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -165,6 +168,46 @@ def test_killed(pytester: pytest.Pytester, stop: str, where: str) -> None:
     assert result.ret == pytest.ExitCode.INTERRUPTED
     states = {run.name: run.status for run in runs(pytester.path)}
     assert states == {"test_before": "FINISHED", "test_stopped": "KILLED"}
+
+
+@pytest.mark.parametrize(
+    ("fixture", "scope"),
+    [("mlflow_run", "function"), ("mlflow_sandbox", "function"), ("mlflow_service", "session")],
+)
+def test_ctrl_c_in_a_teardown_leaves_nothing_to_be_undone_later(
+    pytester: pytest.Pytester, request: pytest.FixtureRequest, fixture: str, scope: str
+) -> None:
+    from mlflow.tracking._tracking_service.registry import _building_store_lock
+
+    from pytest_mlctx.services import MlflowService, ServiceError, state
+
+    before = state.capture("environment", "mlflow", "loguru", "logging")
+    request.addfinalizer(lambda: state.restore(before))
+    pytester.makepyfile(f"""
+        import mlflow, pytest
+
+        @pytest.fixture(scope="{scope}")
+        def around({fixture}):
+            yield
+            raise KeyboardInterrupt
+
+        def test_one(around): mlflow.log_metric("a", 1)
+    """)
+    gc.disable()
+    request.addfinalizer(gc.enable)
+    result = pytester.runpytest_inprocess(no_reraise_ctrlc=True)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert state.compare(before, state.capture("environment", "mlflow", "loguru", "logging")) == []
+    with pytest.raises(ServiceError):
+        MlflowService.current()
+
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = "of whoever comes later"
+    collection = threading.Thread(target=gc.collect, daemon=True)
+    with _building_store_lock:  # where Python may well collect garbage: what is undone then waits for ever
+        collection.start()
+        collection.join(30)
+        assert not collection.is_alive()
+    assert os.environ["MLFLOW_EXPERIMENT_NAME"] == "of whoever comes later"
 
 
 def test_each_attempt_has_a_run(pytester: pytest.Pytester) -> None:
