@@ -20,12 +20,12 @@ Author = tuple[object, str]
 
 _HARMLESS = ("_pytest.", "pytest_mlctx.")  # their function-scoped fixtures change nothing for good
 _FILES = "files.litter"  # the kind that is told and left
-_PUT_BACK = "It was put back; undo it in the test itself, or in the fixture after its yield."
-_LEFT_THERE = "It was left there; track to a temporary store, as the fixture mlflow_service does."
+_PUT_BACK = "{} was put back; undo it in the test itself, or in the fixture after its yield."
+_LEFT_THERE = "{} was left there; track to a temporary store, as the fixture mlflow_service does."
 
 
 class LeakWarning(pytest.PytestWarning):
-    """A test, or a fixture of it, left the process-wide state changed; it was put back."""
+    """A test, or a fixture of it, left the process-wide state changed; it was put back, files aside."""
 
 
 @dataclass
@@ -293,11 +293,19 @@ class Guard:
             by_culprit.setdefault(self._culprit(watched, item, change), []).append(str(change.sentence))
         leaks = [f"{culprit}: {', '.join(what)}" for culprit, what in by_culprit.items()]
         self._leaks += [leak for leak in leaks if leak not in self._leaks]
-        only_files = all(change.cell[0] == _FILES for change in told)
-        return f"{'; '.join(leaks)}. {_LEFT_THERE if only_files else _PUT_BACK}"
+        return f"{'; '.join(leaks)}. {_remedy(told)}"
 
     def _culprit(self, watched: _Watched, item: pytest.Item, change: Change) -> str:
         for value, who in reversed(watched.authors.get(change.cell, [])):
             if self._state.same(value, change.after):
                 return f"{item.nodeid}, {who}"
         return item.nodeid
+
+
+def _remedy(told: list[Change]) -> str:
+    files = [change for change in told if change.cell[0] == _FILES]
+    if not files:
+        return _PUT_BACK.format("It")
+    if len(files) == len(told):
+        return _LEFT_THERE.format("It")
+    return f"{_LEFT_THERE.format('What was written')} {_PUT_BACK.format('The rest')}"

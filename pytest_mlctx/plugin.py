@@ -104,6 +104,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
     leaks = room.leaks(session.settings.leaks, reports)
     if leaks and session.judges_every_test:
-        terminalreporter.section("mlctx: left changed, and put back")
+        terminalreporter.section("mlctx: left changed")
     for line in (*leaks, *room.unclosed(reports, unclosed), *room.models(reports)):
         terminalreporter.write_line(line)

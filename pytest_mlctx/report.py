@@ -75,7 +75,7 @@ def leaks(mode: str, reports: Iterable[Any]) -> list[str]:
     if not found:
         return []
     tests = "1 test" if len(found) == 1 else f"{len(found)} tests"
-    return [f"mlctx: {tests} left the global context changed, it was put back: --mlctx-leaks=warn tells what"]
+    return [f"mlctx: {tests} left the global context changed: --mlctx-leaks=warn tells what"]
 
 
 def unclosed(reports: Iterable[Any], of_an_interrupted_test: Iterable[str]) -> list[str]:

@@ -284,7 +284,7 @@ SENTENCE = "test_it.py::test_leaving: `MLFLOW_X` set"
 def test_auto_counts(session, args):
     result = session(LEAKING, *args, leaks="")
     result.assert_outcomes(passed=2)
-    line = "mlctx: 1 test left the global context changed, it was put back: --mlctx-leaks=warn tells what"
+    line = "mlctx: 1 test left the global context changed: --mlctx-leaks=warn tells what"
     assert result.outlines.count(line) == 1
     assert SENTENCE not in result.stdout.str()
 
@@ -303,7 +303,7 @@ def test_warn_tells_each(session, args):
     result.stdout.fnmatch_lines(
         [
             f"*LeakWarning: {SENTENCE}. It was put back; undo it in the test itself*",
-            "*= mlctx: left changed, and put back =*",
+            "*= mlctx: left changed =*",
             SENTENCE,
         ]
     )
@@ -373,6 +373,16 @@ def test_files_are_told_once_and_left(session, pytester):
     result.stdout.fnmatch_lines(
         ["*LeakWarning: *mlruns written. It was left there; track to a temporary store*"]
     )
+
+
+def test_files_that_are_left_and_the_rest_that_is_put_back_are_told_apart(session):
+    result = session("""
+        from pathlib import Path
+        def test_leaving(mlflow_service):
+            Path("mlruns").mkdir()
+            os.environ["MLFLOW_X"] = "1"
+    """)
+    result.stdout.fnmatch_lines(["*. What was written was left there; *. The rest was put back; undo it*"])
 
 
 @pytest.mark.parametrize("option", ["--mlctx-tracking-uri", "--mlctx-registry-uri"])
@@ -490,7 +500,7 @@ def test_what_workers_find_reaches_the_summary_a_crashed_ones_too(pytester, xdis
         def test_crash(): os._exit(1)
     """)
     result = pytester.runpytest_subprocess("--mlctx-leaks=warn", "-n1", "--max-worker-restart=0", "-q")
-    result.stdout.fnmatch_lines(["*= mlctx: left changed, and put back =*"])
+    result.stdout.fnmatch_lines(["*= mlctx: left changed =*"])
     lines = [line for line in result.outlines if line.endswith(": `MLFLOW_X` set")]
     assert len([line for line in lines if "LeakWarning" not in line]) == 4
 
