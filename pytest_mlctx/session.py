@@ -76,8 +76,8 @@ class Session:
     ) -> T:
         """Enter blocks that are left when this request's fixture ends; the value of the first.
 
-        After a Ctrl-C in a teardown pytest runs no other finalizer of that scope. A fixture that yields within
-        a block would leave it then when its generator is collected, in the middle of anything.
+        After a Ctrl-C in a teardown pytest runs no other finalizer of that scope. A fixture that yields
+        within a block would leave it then when its generator is collected, in the middle of anything.
         """
         with ExitStack() as stack:
             value = stack.enter_context(block)
