@@ -41,6 +41,7 @@ REFUSED = """
     @pytest.mark.parametrize("uri", URIS)
     def test_an_explicit_client(mlflow_service, uri):
         refused(uri, lambda: mlflow.MlflowClient(uri).get_run("0" * 32))
+        refused(uri, lambda: mlflow.MlflowClient(uri).search_traces(["0"]))
         refused(uri, lambda: mlflow.MlflowClient(registry_uri=uri).create_registered_model("m"))
 
     @pytest.mark.parametrize("uri", [*URIS, "databricks-uc"])
@@ -103,11 +104,15 @@ REDIRECTED = """
         assert mlflow.artifacts.load_text(run.info.artifact_uri + "/note.txt") == "text"
         with mlflow.start_span("span"):
             pass
+        client, traces = mlflow_service.client(), 1
+        if {mlflow_3} or uri != "databricks":  # MLflow 2 asks Databricks by calls that a SQL store has not
+            span = mlflow.MlflowClient(uri).start_trace("by a client", experiment_id=run.info.experiment_id)
+            mlflow.MlflowClient(uri).end_trace(span.request_id)
+            traces = 2
 
-        client = mlflow_service.client()
         assert client.get_run(run.info.run_id).data.metrics == {{"loss": 0.5}}
         assert client.get_model_version_by_alias("m", "production").run_id == run.info.run_id
-        assert len(client.search_traces([run.info.experiment_id])) == 1
+        assert len(client.search_traces([run.info.experiment_id])) == traces
         assert mlflow.MlflowClient(uri, uri).get_run(run.info.run_id).info.status == "FINISHED"
 """
 
@@ -115,7 +120,7 @@ REDIRECTED = """
 def test_redirected_the_temporary_store_is_used_under_that_name(
     pytester: pytest.Pytester, server: Server
 ) -> None:
-    pytester.makepyfile(REDIRECTED.format(url=server.url))
+    pytester.makepyfile(REDIRECTED.format(url=server.url, mlflow_3=MLFLOW_3))
     before = {path.name for path in pytester.path.iterdir()}
     pytester.runpytest_inprocess("--mlctx-remote=redirect").assert_outcomes(passed=4)
     assert server.requests == []
