@@ -46,12 +46,13 @@ class Tracking:
         """Start the run that stands for the test, where MLflow tracks now."""
         import mlflow
 
-        from pytest_mlctx.services import ServiceError, deadline, remote, store, uris
+        from pytest_mlctx.services import MlflowService, ServiceError, deadline, remote, store, uris
 
         self._item, uri = item, mlflow.get_tracking_uri()
         try:
             if remote.reaches(uri) and not store.is_temporary(uri):
-                uris.ask("MlflowService.tracking_uri", uri)  # in seconds, before all of MLflow's retries
+                # In seconds, before all of MLflow's retries.
+                uris.ask("MlflowService.tracking_uri", uri, MlflowService.current().experiment_name)
             run = mlflow.start_run(run_name=item.name, nested=mlflow.active_run() is not None)
         except ServiceError as error:
             mistake = str(error)

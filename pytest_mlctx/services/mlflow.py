@@ -154,7 +154,7 @@ class MlflowService(Service):
 
             for field, uri in stores.items():
                 if remote.reaches(uri) and not store.is_temporary(uri):
-                    uris.ask(f"MlflowService.{field}", uri)
+                    uris.ask(f"MlflowService.{field}", uri, self.experiment_name)
             store.serve()
             mlflow.set_tracking_uri(self.tracking_uri)
             mlflow.set_registry_uri(registry_uri)

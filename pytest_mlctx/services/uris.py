@@ -151,12 +151,13 @@ def _registered_schemes() -> set[str]:
     return {point.name for group in groups for point in entry_points(group=group)}
 
 
-def ask(field: str, uri: str) -> None:
+def ask(field: str, uri: str, experiment: str) -> None:
     """Put one question to the store: what can't answer is told at once and not after MLflow's retries.
 
     Args:
         field: the name of the field, for the sentence.
         uri: a URI that passed `check`.
+        experiment: whose name a server is asked for: with MLflow's authentication others may be forbidden.
 
     Raises:
         ServiceError: it does not answer within `DEADLINE` seconds, refuses, or is not what the URI says.
@@ -167,7 +168,7 @@ def ask(field: str, uri: str) -> None:
     elif kind in _FILES:
         _ask_folder(field, folder(uri), uri)
     elif kind in _SERVERS + _DATABRICKS:
-        _ask_server(field, uri)
+        _ask_server(field, uri, experiment)
     elif kind in _DATABASES:
         _ask_database(field, uri)
 
@@ -214,7 +215,7 @@ def _ask_sqlite(field: str, uri: str) -> None:
         connection.close()
 
 
-def _ask_server(field: str, uri: str) -> None:
+def _ask_server(field: str, uri: str, experiment: str) -> None:
     credentials: Any
     if scheme(uri) in _DATABRICKS:
         credentials = import_module("mlflow.utils.databricks_utils").get_databricks_host_creds
@@ -229,7 +230,7 @@ def _ask_server(field: str, uri: str) -> None:
             credentials(uri),
             "/api/2.0/mlflow/experiments/get-by-name",
             "GET",
-            params={"experiment_name": "Default"},
+            params={"experiment_name": experiment},
             max_retries=0,
             timeout=DEADLINE,
             raise_on_status=False,

@@ -155,6 +155,14 @@ def test_a_registry_that_is_away_is_told_by_its_own_field(tmp_path: Path) -> Non
             apart.start()
 
 
+def test_the_question_is_about_the_services_own_experiment() -> None:
+    with Listener(answering("403 Forbidden", "{}")) as listener:
+        with pytest.raises(ServiceError):
+            service(listener.url, experiment_name="team a").start()
+        (request,) = listener.requests
+    assert b"experiment_name=team+a" in request.splitlines()[0]
+
+
 def test_databricks_is_asked_once_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(uris, "DEADLINE", 1.5)
     monkeypatch.setenv("HOME", str(tmp_path))  # no profile

@@ -202,7 +202,7 @@ def asked(uri: str) -> str:
     """The sentence that asking this store ends with, within 5 seconds."""
     began = time.monotonic()
     with pytest.raises(ServiceError) as caught:
-        uris.ask(FIELD, uri)
+        uris.ask(FIELD, uri, "demo")
     assert time.monotonic() - began < 5
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(FIELD)
@@ -223,7 +223,7 @@ def test_a_store_that_can_be_made_passes(tmp_path: Path, monkeypatch: pytest.Mon
         "file:mlruns",
         "mlruns",
     ):
-        uris.ask(FIELD, uri)
+        uris.ask(FIELD, uri, "demo")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a # b.db", "empty.db"]
 
 
@@ -268,7 +268,7 @@ if os.geteuid() == 0:
     os.setuid(65534)
 for uri in sys.argv[1:]:
     try:
-        uris.ask("field", uri)
+        uris.ask("field", uri, "demo")
         print("passed", uri)
     except uris.ServiceError as error:
         print(error)
