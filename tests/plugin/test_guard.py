@@ -273,6 +273,17 @@ def test_the_last_test_is_named_too(session):
     assert re.fullmatch(r"test_it.py::test_last: run \w{8}… \(mine\) left open, tracing disabled", leak)
 
 
+def test_an_experiment_id_of_the_environment_is_no_finding(session, monkeypatch):
+    for number in range(1, 6):  # on MLflow 2 the first experiment of a temporary store has one of these
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", str(number))
+        result = session("""
+            def test_one(mlflow_service): mlflow.log_metric("a", 1); mlflow.end_run()
+            def test_two(mlflow_service): mlflow.log_metric("a", 1); mlflow.end_run()
+        """)
+        assert result.leaks == {}
+        assert os.environ["MLFLOW_EXPERIMENT_ID"] == str(number)
+
+
 LEAKING = """
     def test_leaving(mlflow_service): os.environ["MLFLOW_X"] = "1"
     def test_after(mlflow_service): assert "MLFLOW_X" not in os.environ

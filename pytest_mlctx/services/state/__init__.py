@@ -159,6 +159,9 @@ def move(baseline: State, before: State, after: State) -> State:
 
 def renumbered(state: State, before: str, after: str) -> State:
     """The state with another id of the active experiment, where it has the one before."""
-    names: tuple[Cell, ...] = (("mlflow.experiment", ""), ("environment.variable", "MLFLOW_EXPERIMENT_ID"))
-    cells = {cell: after for cell in names if state.cells.get(cell) == before}
-    return replace(state, cells={**state.cells, **cells}) if cells else state
+    active: Cell = ("mlflow.experiment", "")
+    if state.cells.get(active) != before:
+        return state  # a variable alone is the user's, whose store may have an experiment of that id
+    echo: Cell = ("environment.variable", "MLFLOW_EXPERIMENT_ID")
+    cells = {cell: after for cell in (active, echo) if state.cells.get(cell) == before}
+    return replace(state, cells={**state.cells, **cells})
