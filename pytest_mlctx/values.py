@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import posixpath
 import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import pytest
 from pytest_mlctx.options import OPTIONS, Option, Origin
 
 SERVICES = ("logger", "alerts", "mlflow")
+_LONGEST_KEY = 250  # characters (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
 LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -144,15 +146,26 @@ def _tags(name: str, given: list[str], _: Path) -> dict[str, str]:
     tags: dict[str, str] = {}
     for pair in given:
         key, separator, value = pair.partition("=")
-        if not separator or not key.strip():
+        key = key.strip()
+        if not separator or not key:
             raise pytest.UsageError(f"{name}: {pair!r} is not KEY=VALUE, write for example 'team=fraud'.")
         # The characters that MLflow's documentation of set_tag allows.
-        if not re.fullmatch(r"[\w\-. /:]+", key.strip()):
+        if not re.fullmatch(r"[\w\-. /:]+", key):
             raise pytest.UsageError(
-                f"{name}: the key {key.strip()!r} has characters that MLflow refuses, "
+                f"{name}: the key {key!r} has characters that MLflow refuses, "
                 "use letters, digits, '_', '-', '.', ' ', ':' and '/'."
             )
-        tags[key.strip()] = value
+        # A file store makes a file of it (mlflow.utils.validation.path_not_unique).
+        if key != posixpath.normpath(key) or key in (".", "..") or key.startswith(("/", "../")):
+            raise pytest.UsageError(
+                f"{name}: the key {key!r} is no plain path, which MLflow refuses, write it without "
+                "'.', '..' and '/' at its ends."
+            )
+        if len(key) > _LONGEST_KEY:
+            raise pytest.UsageError(
+                f"{name}: the key {key[:20] + '…'!r} has {len(key)} characters, use {_LONGEST_KEY} at most."
+            )
+        tags[key] = value
     return tags
 
 

@@ -138,7 +138,10 @@ class LoggerService(Service):
                 "change its permissions or choose another file."
             ) from error
         except ValueError as error:
-            raise ServiceError(f"LoggerService.format {self.format!r} is not valid: {error}") from error
+            raise ServiceError(
+                f"LoggerService.format {self.format!r} is not valid ({error}): "
+                "write it as loguru's documentation of `add` describes."
+            ) from error
         except (KeyError, IndexError) as error:
             raise ServiceError(
                 f"LoggerService.sink {self.sink!r} has braces, in which loguru knows only {{time}}: "

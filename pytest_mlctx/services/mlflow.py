@@ -222,7 +222,10 @@ class MlflowService(Service):
                     "`mlflow db upgrade` on it where that MLflow was older, or install the one that made it."
                 )
             else:
-                sentence = f"{where} cannot be used by MLflow {mlflow.__version__}: {text[:300]}"
+                sentence = (
+                    f"{where} cannot be used by MLflow {mlflow.__version__} ({text[:300]}): "
+                    "see to that store, or choose another."
+                )
             raise ServiceError(sentence) from None
 
 

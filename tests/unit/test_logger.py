@@ -337,7 +337,7 @@ def test_a_sink_that_cannot_be_is_refused_at_the_start(tmp_path: Path, sink: str
 
 
 def test_markup_that_loguru_does_not_know_is_refused_at_the_start() -> None:
-    with pytest.raises(ServiceError, match=r"LoggerService\.format '<nocolour>.*' is not valid: "):
+    with pytest.raises(ServiceError, match=r"LoggerService\.format '<nocolour>.*' is not valid \("):
         LoggerService(format="<nocolour>{message}</nocolour>").start()
 
 
