@@ -47,7 +47,7 @@ def run(
     spy.mkdir(exist_ok=True)
     (spy / "sitecustomize.py").write_text(LISTENING)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_TOLD)}
-    paths = os.pathsep.join([str(spy), str(Path(__file__).parents[2])])
+    paths = os.pathsep.join(filter(None, [str(spy), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         command,
         cwd=folder,

@@ -14,7 +14,6 @@ import pytest
 from requirements_kinds import DECISIONS, KINDS, LIBRARIES, write_project
 
 SCRIPT = Path(__file__).with_name("requirements_kinds.py")
-REPOSITORY = SCRIPT.parents[2]
 
 
 class Project:
@@ -32,7 +31,6 @@ class Project:
         environ = {
             "PYTHONHASHSEED": "0",
             "MLCTX_CACHE_DIR": str(self.cache),
-            "PYTHONPATH": str(REPOSITORY),
             **environ,
         }
         with (out / "log").open("w") as log:
