@@ -232,7 +232,7 @@ def _ask_server(field: str, uri: str, experiment: str) -> None:
             "GET",
             params={"experiment_name": experiment},
             max_retries=0,
-            timeout=DEADLINE,
+            timeout=2 * DEADLINE,  # for the thread to end, long after nobody waits for it
             raise_on_status=False,
         )
         return response.status_code, response.text
