@@ -38,8 +38,8 @@ def ours_imported() -> None:
 
 @pytest.fixture(scope="session")
 def mlflow_imported(ours_imported: None) -> None:
-    """The same with mlflow: it takes seconds, and numpy cannot be loaded twice."""
-    import mlflow
+    """The same with mlflow: it takes seconds, and neither numpy nor a flavour can be loaded twice."""
+    import mlflow.sklearn
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 

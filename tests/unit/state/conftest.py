@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from unittest import mock
 
 import pytest
 
@@ -26,16 +27,16 @@ def tracked(store, monkeypatch, tmp_path):
     """MLflow tracks to the store, as a user's conftest would make it; everything is put back by hand."""
     import mlflow
 
-    for name in [name for name in os.environ if "MLFLOW_" in name]:
-        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
     monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
     monkeypatch.setattr("mlflow.tracking._model_registry.utils._registry_uri", None)
     monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
-    mlflow.set_tracking_uri(store)
-    mlflow.set_experiment("first")
-    return store
+    without_mlflow = {name: value for name, value in os.environ.items() if "MLFLOW_" not in name}
+    with mock.patch.dict(os.environ, without_mlflow, clear=True):
+        os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"
+        mlflow.set_tracking_uri(store)
+        mlflow.set_experiment("first")
+        yield store
 
 
 @pytest.fixture
