@@ -31,12 +31,13 @@ _SET_ASIDE = (
     "MLFLOW_TRACE_SAMPLING_RATIO",
     "MLFLOW_TRACING_DESTINATION",
     "MLFLOW_TRACE_ENABLE_OTLP_DUAL_EXPORT",
-    "MLFLOW_WORKSPACE",
     "MLFLOW_READ_REPLICA_BACKEND_STORE_URI",
     "OTEL_EXPORTER_OTLP_ENDPOINT",  # MLflow 2 has no other switch for its export
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 )
+# They belong to a server that the user names, and a temporary store has none.
+_WORKSPACES = ("MLFLOW_ENABLE_WORKSPACES", "MLFLOW_WORKSPACE", "MLFLOW_WORKSPACE_STORE_URI")
 _SILENCED = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_OTLP_EXPORTER": "false"}
 # A suite does not wait minutes for a server that is gone; whoever set these had a reason.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -198,6 +199,8 @@ class Hermetic:
         if self.store_uri is not None:
             from pytest_mlctx.services import store
 
+            for name in _WORKSPACES:
+                os.environ.pop(name, None)
             os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"
             # Where a child process keeps the artifacts of a new experiment.
             root = store.artifacts_beside(Path(self.store_uri.removeprefix("sqlite:///")))

@@ -107,6 +107,8 @@ def test_nothing_reaches_the_store_of_the_environment(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "production")
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     monkeypatch.setenv("MLFLOW_TRACE_SAMPLING_RATIO", "0")
+    monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "team")
     pytester.makeini("[pytest]\nmlctx_autouse = mlflow" if autouse else "[pytest]")
     pytester.makepyfile(RUNS)
     result = pytester.runpytest_inprocess()
