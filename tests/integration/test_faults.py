@@ -246,35 +246,82 @@ def test_a_forked_child(suite):
 # What the machine does.
 
 
-@linux
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount")
-def test_a_full_disk(suite, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(small)], check=False
-    ).returncode:
-        pytest.skip("cannot mount")
-    try:
-        result = suite(
-            """
-            def test_before(): pass
-            def test_run(mlflow_service): pass
-            def test_sandbox(mlflow_sandbox): pass
-            def test_after(): pass
-            """,
-            "--basetemp",
-            str(small / "tmp"),
-        )
-        assert result.returncode == 1, result.stdout
-        assert "2 passed, 2 errors" in result.stdout
-        assert not re.search(r"INTERNALERROR|^E |pytest_mlctx/", result.stdout, re.MULTILINE), result.stdout
-        told = re.findall(
-            r"^The temporary store .* cannot be made .*--basetemp\.$", result.stdout, re.MULTILINE
-        )
-        assert len(told) == 2, result.stdout
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=False)
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest):
+    """Mounts a file system of this many kilobytes."""
+
+    def mount(size: int) -> Path:
+        small = tmp_path / "small"
+        small.mkdir()
+        options = ["-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(small)]
+        if (
+            sys.platform != "linux"
+            or os.geteuid()
+            or subprocess.run(["mount", *options], check=False).returncode
+        ):
+            pytest.skip("cannot mount")
+        request.addfinalizer(lambda: subprocess.run(["umount", "-l", str(small)], check=False))
+        return small
+
+    return mount
+
+
+OURS_IN_SIGHT = re.compile(r"INTERNALERROR|^E |pytest_mlctx/", re.MULTILINE)
+
+
+def test_a_full_disk(suite, small_disk):
+    result = suite(
+        """
+        def test_before(): pass
+        def test_run(mlflow_service): pass
+        def test_sandbox(mlflow_sandbox): pass
+        def test_after(): pass
+        """,
+        "--basetemp",
+        str(small_disk(100) / "tmp"),
+    )
+    assert result.returncode == 1, result.stdout
+    assert "2 passed, 2 errors" in result.stdout
+    assert not OURS_IN_SIGHT.search(result.stdout), result.stdout
+    told = re.findall(r"^The temporary store .* cannot be made .*--basetemp\.$", result.stdout, re.MULTILINE)
+    assert len(told) == 2, result.stdout
+
+
+def test_a_disk_that_fills(suite, small_disk):
+    small = small_disk(8000)
+    (small / "store").mkdir()
+    result = suite(
+        f"""
+        import mlflow, pytest
+        from loguru import logger
+
+        def test_before(mlflow_run, logger_service):
+            mlflow.log_metric("a", 1)
+            logger.info("before")
+
+        def test_fill():
+            with open("{small}/filling", "wb", buffering=0) as file, pytest.raises(OSError):
+                while True: file.write(bytes(1024))
+
+        def test_full(mlflow_service, logger_service):
+            with pytest.raises(mlflow.MlflowException), mlflow.start_run(): pass
+
+        def test_full_run(mlflow_run): pass
+        def test_after(logger_service): logger.info("after")
+        """,
+        "--basetemp",
+        str(small / "tmp"),
+        f"--mlctx-tracking-uri=sqlite:///{small}/store/user.db",
+        f"--mlctx-log-sink={small}/run.log",
+    )
+    assert result.returncode == 1, result.stdout
+    assert re.search(r"4 passed,( 2 warnings,)? 1 error", result.stdout), result.stdout
+    assert not OURS_IN_SIGHT.search(result.stdout), result.stdout
+    assert re.search(
+        r"^No run can be opened for this test .*: see to its store\.$", result.stdout, re.MULTILINE
+    )
+    assert statuses(small / "store/user.db") == ["FINISHED"]
+    assert "before" in (small / "run.log").read_text()
 
 
 @linux
