@@ -44,9 +44,10 @@ def test_nothing(number):
 
 def python(*arguments: object, **environment: str) -> str:
     """The last line that a Python process prints; what it writes about itself goes to its log."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        env={**os.environ, **environment},
+        [sys.executable, *map(str, arguments)],  # with its bytecode cached, as where pip has installed
+        env={**inherited, **environment},
         capture_output=True,
         text=True,
     )

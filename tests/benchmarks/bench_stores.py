@@ -91,7 +91,7 @@ def bench_run(measure: Any, template: Path, tmp_path: Path, session_store: Any, 
         measure(work, way, log_a_run, rounds=20)
 
 
-@TURNS
+@pytest.mark.parametrize("turn", range(20))
 @pytest.mark.parametrize("way", ["pip_requirements by hand", "ours"])
 def bench_second_model(measure: Any, session_store: Any, turn: int, way: str) -> None:
     model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
