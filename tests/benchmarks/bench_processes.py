@@ -55,8 +55,8 @@ def python(*arguments: object, **environment: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("turn", range(3))
 @pytest.mark.parametrize("way", ["by hand", "ours"])
+@pytest.mark.parametrize("turn", range(7))
 def bench_first_store(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
     code = FIRST_STORE.format(work=OURS if way == "ours" else BY_HAND)
     measure(
@@ -66,8 +66,8 @@ def bench_first_store(measure: Any, tmp_path: Path, turn: int, way: str) -> None
     )
 
 
-@pytest.mark.parametrize("turn", range(2))
 @pytest.mark.parametrize("way", ["MLflow's own way", "ours, cache empty", "ours, cache warm"])
+@pytest.mark.parametrize("turn", range(2))
 def bench_models(
     measure: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, turn: int, way: str
 ) -> None:
@@ -116,8 +116,8 @@ def bench_suite_with_stores(measure: Any, tmp_path: Path, way: str) -> None:
     )
 
 
-@pytest.mark.parametrize("turn", range(15))
 @pytest.mark.parametrize("way", ["not installed", "ours"])
+@pytest.mark.parametrize("turn", range(15))
 def bench_unused(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
     options = ("-p", "pytest_mlctx.entrypoint") if way == "ours" else ()
     measure("500 tests that do not use it, whole process", way, lambda: suite(tmp_path, UNUSED, *options))

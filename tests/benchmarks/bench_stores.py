@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from pytest_mlctx import MlflowService, reuse_requirements
 from pytest_mlctx.services import runs, store
 
+# Below the ways, here and in the other file: the topmost varies fastest, so that each turn has each way.
 TURNS = pytest.mark.parametrize("turn", range(5))
 numbers = itertools.count()
 
@@ -46,8 +47,8 @@ def log_a_run() -> None:
         mlflow.log_param("alpha", 0.1)
 
 
-@TURNS
 @pytest.mark.parametrize("way", ["a fresh SQLite store", "a copied template", "ours"])
+@TURNS
 def bench_empty_store(
     measure: Any, tmp_path: Path, template: Path, session_store: Any, turn: int, way: str
 ) -> None:
@@ -75,8 +76,8 @@ def bench_empty_store(
             measure(work, way, back, rounds=40, setup=log_a_run)
 
 
-@TURNS
 @pytest.mark.parametrize("way", ["MLflow's defaults on SQLite", "ours"])
+@TURNS
 def bench_run(measure: Any, template: Path, tmp_path: Path, session_store: Any, turn: int, way: str) -> None:
     work = "a run with a metric and a param"
     if way == "ours":
@@ -91,8 +92,8 @@ def bench_run(measure: Any, template: Path, tmp_path: Path, session_store: Any, 
         measure(work, way, log_a_run, rounds=20)
 
 
-@pytest.mark.parametrize("turn", range(20))
 @pytest.mark.parametrize("way", ["pip_requirements by hand", "ours"])
+@pytest.mark.parametrize("turn", range(20))
 def bench_second_model(measure: Any, session_store: Any, turn: int, way: str) -> None:
     model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
     given = ["scikit-learn"] if way == "pip_requirements by hand" else None
