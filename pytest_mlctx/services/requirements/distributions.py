@@ -129,7 +129,8 @@ def _read(folder: str, changed: int) -> tuple[bytes, frozenset[str]]:
             if not _EDITABLE.search(_content(path / "direct_url.json")):
                 names.update(os.fsdecode(name) for name in _TOP.findall(record))
         elif entry.endswith((".egg-info", ".egg-link", ".pth")):
-            digest.update(f"{entry}\0".encode() + _content(path / "PKG-INFO" if path.is_dir() else path))
+            files = [path / "PKG-INFO", path / "top_level.txt"] if path.is_dir() else [path]
+            digest.update(b"\0".join([entry.encode(), *map(_content, files)]))
         else:
             continue
         found = True

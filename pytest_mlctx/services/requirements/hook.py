@@ -10,7 +10,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,20 @@ class _Listener:
         self._logger.warning(message, *arguments, **options)
 
 
+class _Metadata:
+    """MLflow's importlib_metadata: every process reads all distributions, to say the same of the same."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def packages_distributions(self) -> Mapping[str, list[str]]:
+        read = self._module.packages_distributions
+        return _remembered().packages(read) if any(reuse.when() for reuse in _installed) else read()
+
+
 _WRAPPERS: dict[str, dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]]] = {
     "mlflow.utils.environment": {
         "_infer_requirements": (
@@ -240,11 +254,16 @@ _WRAPPERS: dict[str, dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]]] = 
         "_get_requires": (_by_distributions, ("pkg_name",)),
         "_get_installed_version": (_by_distributions, ("package", "module")),
         "_logger": (_Listener, ()),
+        "importlib_metadata": (_Metadata, ()),
     },
 }
 
 
-_DISPENSABLE = (_by_distributions, _export_uv_requirements)  # without them it takes longer, no more
+_DISPENSABLE = (
+    _by_distributions,
+    _export_uv_requirements,
+    _Metadata,
+)  # without them it takes longer, no more
 
 
 def _wrap(module: types.ModuleType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -91,6 +92,18 @@ class Memory:
                     if entry is None:
                         return self._ask(key, kind, infer)
         return Answer(list(entry["answer"]), list(entry["warnings"]), reused=True)
+
+    def packages(self, read: Callable[[], Mapping[str, list[str]]]) -> dict[str, list[str]]:
+        """The distributions that each top-level module belongs to, as ``read`` finds them in all files."""
+        version = importlib.metadata.version("importlib_metadata")
+        circumstances = repr((FORMAT, "packages", version, sys.version, installed().digest))
+        key = hashlib.sha256(circumstances.encode()).hexdigest()
+        content = self._cache.read(key)
+        if content is None:
+            content = json.dumps(read()).encode()
+            self._cache.publish(key, content)
+        found: dict[str, list[str]] = json.loads(content)
+        return found
 
     def _key(self, kind: _Kind) -> str:
         """The key of the kind, ``strict`` where user code was named by the model or seen at work before."""

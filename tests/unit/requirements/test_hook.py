@@ -53,3 +53,17 @@ def test_installs_nest_and_a_surplus_uninstall_does_nothing():
         assert sys.meta_path == inside != before
         assert outer == requirements.Statistics()
     assert sys.meta_path == before
+
+
+def test_which_module_is_whose_is_as_mlflow_reads_it(mlflow_imported, tmp_path, monkeypatch):
+    import importlib_metadata
+    from mlflow.utils import requirements_utils
+
+    monkeypatch.setenv("MLCTX_CACHE_DIR", str(tmp_path))
+    own = importlib_metadata.packages_distributions()
+    for _ in range(2):
+        with requirements.reuse_requirements():
+            assert requirements_utils.importlib_metadata.packages_distributions() == own
+            assert requirements_utils.importlib_metadata.version("mlflow-skinny")
+        assert requirements_utils.importlib_metadata is importlib_metadata
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) >= 1

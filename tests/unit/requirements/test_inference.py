@@ -118,6 +118,27 @@ def test_what_is_installed_while_the_process_runs_is_not_kept(model, kept, tmp_p
         assert not memory.answer(question(model), asked).reused
 
 
+def test_which_module_is_whose_is_read_once_for_the_same_distributions(kept, tmp_path, monkeypatch):
+    asked = []
+
+    def read():
+        asked.append(1)
+        return {"yaml": ["PyYAML"]}
+
+    for _ in range(2):
+        assert Memory(kept).packages(read) == {"yaml": ["PyYAML"]}
+    assert len(asked) == 1
+    site = tmp_path / "site"
+    (site / "thing.egg-info").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(site))
+    for top in ("thing", "thing and_more"):
+        (site / "thing.egg-info/top_level.txt").write_text(top)
+        (site / top).mkdir()
+        for _ in range(2):
+            Memory(kept).packages(read)
+    assert len(asked) == 3
+
+
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
