@@ -36,7 +36,7 @@ class Session:
         self._config = config
         config.add_cleanup(self._leave_lost)
         self._stack = ExitStack()
-        self._blocks: list[tuple[str, ExitStack]] = []  # each with the scope of its fixture
+        self._blocks: list[ExitStack] = []  # of the fixtures, as they were entered
         self.settings = settings
         self.active = False
         self.folder = Path()  # in pytest's temporary folder, once a service is asked for
@@ -83,18 +83,13 @@ class Session:
             value = stack.enter_context(block)
             for other in more:
                 stack.enter_context(other)
-            entered = request.scope, stack.pop_all()
-        self._blocks.append(entered)
-        request.addfinalizer(partial(self._leave, entered))
+            self._blocks.append(stack.pop_all())
+        request.addfinalizer(partial(self._leave, self._blocks[-1]))
         return value
 
-    def _leave(self, entered: tuple[str, ExitStack]) -> None:
-        if entered[0] != "function":
-            for lost in [block for block in reversed(self._blocks) if block[0] == "function"]:
-                self._leave(lost)
-        if entered in self._blocks:
-            self._blocks.remove(entered)
-        entered[1].close()
+    def _leave(self, entered: ExitStack) -> None:
+        self._blocks.remove(entered)
+        entered.close()
 
     def _leave_lost(self) -> None:
         while self._blocks:
