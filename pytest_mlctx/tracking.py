@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,12 +29,17 @@ class Tracking:
         self._item: pytest.Item | None = None
         self._record: tuple[str, str, str] | None = None  # store, experiment and run of the open record
         self._detached: list[Detached] = []
+        self._opened: dict[str, set[str]] = {}  # by the URI of a store that stays, the experiments of runs
         self.unclosed: list[str] = []  # of a test that was interrupted, which gets no report
         self._outcome = "passed"
         self._shared_setups = 0  # fixtures of higher scope that are being set up: their runs are no test's
 
     def tags(self, store_uri: str, experiment_id: str) -> dict[str, str]:
         """The tags of a run that is about to be opened."""
+        from pytest_mlctx.services import store
+
+        if not store.is_temporary(store_uri):
+            self._opened.setdefault(store_uri, set()).add(experiment_id)
         tags = dict(self._session)
         if self._item is not None and not self._shared_setups:
             tags["mlctx.nodeid"] = self._item.nodeid
@@ -111,10 +116,30 @@ class Tracking:
             self._item = None
         return report
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> Generator[None, None, None]:
         """End the run of a test that was interrupted, which gets no report."""
+        from pytest_mlctx.services import runs
+
+        interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+        stores = {uri: runs.tracked_to(uri) for uri in self._opened} if interrupted else {}
+        yield
         self.unclosed = self._close("KILLED", "interrupted")
+        for uri, store in stores.items():
+            self.unclosed += self._close_left_open(store, self._opened[uri])
+
+    def _close_left_open(self, store: Any, experiment_ids: set[str]) -> list[str]:
+        """Ctrl-C within MLflow's own call leaves a run that is in the store and in no list of the process."""
+        from pytest_mlctx.services import deadline, runs
+
+        own: dict[str, str] = {
+            tag: self._session[tag] for tag in ("mlctx.session", "mlctx.worker") if tag in self._session
+        }
+        try:
+            self._detached = runs.running(store, experiment_ids, own)
+        except Exception as error:
+            return [f"Runs of this session may be open in their store ({deadline.reason(error)})."]
+        return self._close("KILLED", "interrupted")
 
     def _close(self, status: str, outcome: str) -> list[str]:
         """Close what a test has detached; why what stays open does."""

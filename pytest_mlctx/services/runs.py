@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from pytest_mlctx.services.state.mlflow_runs import set_status
+from pytest_mlctx.services import deadline
+from pytest_mlctx.services.state.mlflow_runs import DEADLINE, set_status
 from pytest_mlctx.services.state.mlflow_stores import Engine
 
 Tags = Callable[[str, str], Mapping[str, str]]
@@ -127,17 +128,47 @@ class Detached:
         except (LookupError, RuntimeError) as error:
             return str(error)
         finally:
-            engine = getattr(self._store, "engine", None)
-            if engine is not None and all(engine is not kept for _, kept in Engine().read()):
-                engine.dispose()  # MLflow has let go of it: nobody else would close what we opened again
+            _let_go(self._store)
         return None
 
 
 def detach(run_id: str, store_uri: str) -> Detached:
     """Take a run from this thread's active runs without ending it."""
     from mlflow.tracking import fluent
-    from mlflow.tracking._tracking_service.utils import _get_store
 
     stack: Any = fluent._active_run_stack.get()
     stack[:] = [run for run in stack if run.info.run_id != run_id]
-    return Detached(run_id, _get_store(store_uri))
+    return Detached(run_id, tracked_to(store_uri))
+
+
+def tracked_to(store_uri: str) -> Any:
+    """MLflow's store of this URI, as it is while the service is in force."""
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    return _get_store(store_uri)
+
+
+def running(store: Any, experiment_ids: Iterable[str], tags: Mapping[str, str]) -> list[Detached]:
+    """The runs with these tags that are open in their store, also those that this process knows nothing of.
+
+    Raises:
+        Exception: MLflow's own, or that the store gave no answer within `DEADLINE` seconds.
+    """
+    from mlflow.entities import ViewType
+
+    tagged = [f"tags.`{tag}` = '{value}'" for tag, value in tags.items()]
+    wanted = " AND ".join([*tagged, "attributes.status = 'RUNNING'"])
+    try:
+        found = deadline.within(
+            DEADLINE, lambda: store.search_runs([*experiment_ids], wanted, ViewType.ACTIVE_ONLY, 1000)
+        )
+    finally:
+        _let_go(store)
+    return [Detached(run.info.run_id, store) for run in found]
+
+
+def _let_go(store: Any) -> None:
+    # MLflow has done so when the service stopped: nobody else would close what was opened again.
+    engine = getattr(store, "engine", None)
+    if engine is not None and all(engine is not kept for _, kept in Engine().read()):
+        engine.dispose()

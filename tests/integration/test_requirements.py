@@ -29,6 +29,7 @@ class Project:
         out = self.folder.parent / f"out{self.runs}"
         out.mkdir()
         environ = {
+            "PYTHONDONTWRITEBYTECODE": "1",  # it would be logged with the user's code, where there is some
             "PYTHONHASHSEED": "0",
             "MLCTX_CACHE_DIR": str(self.cache),
             **environ,

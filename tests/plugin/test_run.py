@@ -170,6 +170,29 @@ def test_killed(pytester: pytest.Pytester, stop: str, where: str) -> None:
     assert states == {"test_before": "FINISHED", "test_stopped": "KILLED"}
 
 
+def test_ctrl_c_within_mlflows_own_call_leaves_no_run_open(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import mlflow
+
+        def test_before(mlflow_service):
+            mlflow.MlflowClient().create_run("0", tags={"mlctx.session": "another"}, run_name="of another")
+
+        def test_interrupted(mlflow_service, monkeypatch):
+            create_run = mlflow.MlflowClient.create_run
+
+            def interrupted(*arguments, **options):
+                create_run(*arguments, **options)
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(mlflow.MlflowClient, "create_run", interrupted)
+            mlflow.start_run(run_name="in no list")
+    """)
+    result = pytester.runpytest_inprocess(STORE, no_reraise_ctrlc=True)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    states = {run.name: run.status for run in runs(pytester.path)}
+    assert states == {"of another": "RUNNING", "in no list": "KILLED"}
+
+
 @pytest.mark.parametrize(
     ("fixture", "scope"),
     [("mlflow_run", "function"), ("mlflow_sandbox", "function"), ("mlflow_service", "session")],
