@@ -12,6 +12,8 @@ from pytest_mlctx.session import Session
 if TYPE_CHECKING:
     import argparse
 
+_TOLD = frozenset({"mlctx_leaks", "mlctx_unclosed", "mlctx_models"})  # what reports carry to the summary
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
@@ -95,7 +97,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         report  # of any kind: plugins have categories of their own
         for category in terminalreporter.stats.values()
         for report in category
-        if any(hasattr(report, f"mlctx_{what}") for what in ("leaks", "unclosed", "models"))
+        if not _TOLD.isdisjoint(getattr(report, "__dict__", ()))
     ]
     unclosed = session.tracking.unclosed if session is not None and session.active else []
     if session is None or not (reports or unclosed):

@@ -245,6 +245,8 @@ class Session:
 def uses_service(item: pytest.Item) -> bool:
     """Whether a test is known to use a service of ours; a user's own `mlflow_run` is none."""
     definitions = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    if _SERVICE_FIXTURES.isdisjoint(definitions):
+        return False
     return any(_leads_to_ours(name, definitions[name]) for name in _SERVICE_FIXTURES & definitions.keys())
 
 
