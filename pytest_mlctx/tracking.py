@@ -116,7 +116,7 @@ class Tracking:
             self._item = None
         return report
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)  # the innermost: the summary is written in another wrapper
     def pytest_sessionfinish(self, exitstatus: int) -> Generator[None, None, None]:
         """End the run of a test that was interrupted, which gets no report."""
         from pytest_mlctx.services import runs
