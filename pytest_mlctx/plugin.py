@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import argparse
 
 _TOLD = frozenset({"mlctx_leaks", "mlctx_unclosed", "mlctx_models"})  # what reports carry to the summary
+_HEADER = "mlctx_header"  # what xdist's workers hand to their controller
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,26 +87,43 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Follow the tests, but where they are only listed."""
     mlctx = session.config.stash.get(Session.key, None)
-    if mlctx is not None and not session.config.option.collectonly:
-        mlctx.follow(session.items)
+    if mlctx is None or session.config.option.collectonly:
+        return
+    mlctx.follow(session.items)
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None and not mlctx.settings.given and mlctx.used_by(session.items):
+        from pytest_mlctx import report
+
+        output[_HEADER] = report.header(mlctx, session.items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Keep what an xdist worker used for the summary: its controller collects nothing."""
+    session = node.config.stash.get(Session.key, None)
+    if session is not None:
+        session.workers_header = getattr(node, "workeroutput", {}).get(_HEADER, session.workers_header)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Tell what tests left changed, runs that stay open, what models took; reports carry it, xdist's too."""
     session = config.stash.get(Session.key, None)
+    if session is None:
+        return
     reports = [
         report  # of any kind: plugins have categories of their own
         for category in terminalreporter.stats.values()
         for report in category
         if not _TOLD.isdisjoint(getattr(report, "__dict__", ()))
     ]
-    unclosed = session.tracking.unclosed if session is not None and session.active else []
-    if session is None or not (reports or unclosed):
+    unclosed = session.tracking.unclosed if session.active else []
+    if not (reports or unclosed or session.workers_header):
         return
     from pytest_mlctx import report as room
 
     leaks = room.leaks(session.settings.leaks, reports)
     if leaks and session.judges_every_test:
         terminalreporter.section("mlctx: left changed")
-    for line in (*leaks, *room.unclosed(reports, unclosed), *room.models(reports)):
+    header = session.workers_header if room.wanted(config) else []
+    for line in (*header, *leaks, *room.unclosed(reports, unclosed), *room.models(reports)):
         terminalreporter.write_line(line)

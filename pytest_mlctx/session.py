@@ -39,6 +39,7 @@ class Session:
         self._blocks: list[ExitStack] = []  # of the fixtures, as they were entered
         self.settings = settings
         self.active = False
+        self.workers_header: list[str] = []
         self.folder = Path()  # in pytest's temporary folder, once a service is asked for
 
     @classmethod

@@ -84,3 +84,35 @@ def test_a_field_that_is_wrong_is_told_by_each_worker_and_the_other_tests_run(
     result.assert_outcomes(passed=2, errors=2)
     said = [line for line in result.outlines if line.startswith("alerts_config: 'app' is not a field")]
     assert len(said) == 2
+
+
+@pytest.mark.parametrize(("args", "told"), [((), True), (("-q",), False), (("--mlctx-alerts=off",), False)])
+def test_what_the_workers_used_is_told_once_at_the_end(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], told: bool
+) -> None:
+    """The controller collects nothing, so that it can tell only what was asked for by options."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@tracking.example.org")
+    pytester.makeconftest("""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def mlflow_service(mlflow_service): return None
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_protocol(): return True
+    """)
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.parametrize("number", range(4))
+        def test(mlflow_service, number): pass
+    """)
+    lines = pytester.runpytest_inprocess(*WORKERS, *args).outlines
+    at_the_end = [line for line in lines[lines.index("") :] if line.startswith("mlctx:")]
+    assert (
+        at_the_end
+        == [
+            f"mlctx: mlflow_service: temporary store, experiment {pytester.path.name!r} "
+            "(MLFLOW_TRACKING_URI=http://***@tracking.example.org not followed)"
+        ]
+        * told
+    )
