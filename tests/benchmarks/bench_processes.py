@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +88,26 @@ def bench_models(
     )
 
 
-def suite(folder: Path, code: str, *options: str) -> None:
-    (folder / "test_suite.py").write_text(code)
-    python(
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        *options,
-        folder,
-        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
-    )
+def suite(folder: Path, code: str, *, with_ours: bool) -> None:
+    """Run a suite where no plugin is installed, or ours alone."""
+    installed = folder / "installed"
+    if not installed.exists():
+        installed.mkdir()
+        for entry in Path(sysconfig.get_path("purelib")).iterdir():
+            ours = entry.name.startswith("pytest_mlctx")
+            wanted = with_ours if ours else not is_plugin(entry)
+            if wanted:
+                (installed / entry.name).symlink_to(entry)
+    test = folder / "test_suite.py"
+    test.write_text(code)
+    # Without the module site, Python finds no packages but those of PYTHONPATH.
+    python("-S", "-m", "pytest", "-q", "-p", "no:cacheprovider", test, PYTHONPATH=str(installed))
+
+
+def is_plugin(distribution: Path) -> bool:
+    """Whether pytest would load a plugin of this distribution by itself."""
+    entry_points = distribution / "entry_points.txt"
+    return entry_points.is_file() and "[pytest11]" in entry_points.read_text()
 
 
 @pytest.mark.parametrize("way", ["a fresh SQLite store for each test", "ours"])
@@ -110,14 +119,20 @@ def bench_suite_with_stores(measure: Any, tmp_path: Path, way: str) -> None:
         if ours
         else 'mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db"); mlflow.set_experiment("bench")',
     )
-    options = ("-p", "pytest_mlctx") if ours else ()
     measure(
-        "200 tests, each with an empty store, whole process", way, lambda: suite(tmp_path, code, *options)
+        "200 tests, each with an empty store, whole process",
+        way,
+        lambda: suite(tmp_path, code, with_ours=ours),
+        setup=lambda: suite(tmp_path, UNUSED, with_ours=ours),
     )
 
 
 @pytest.mark.parametrize("way", ["not installed", "ours"])
-@pytest.mark.parametrize("turn", range(15))
+@pytest.mark.parametrize("turn", range(31))
 def bench_unused(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
-    options = ("-p", "pytest_mlctx.entrypoint") if way == "ours" else ()
-    measure("500 tests that do not use it, whole process", way, lambda: suite(tmp_path, UNUSED, *options))
+    measure(
+        "500 tests that do not use it, whole process",
+        way,
+        lambda: suite(tmp_path, UNUSED, with_ours=way == "ours"),
+        setup=lambda: suite(tmp_path, UNUSED, with_ours=way == "ours"),
+    )
