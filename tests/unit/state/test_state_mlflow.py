@@ -107,10 +107,15 @@ def test_the_run_of_an_ended_thread_is_found_though_another_got_its_id(undone, t
 
     def look():
         seen.append((threading.get_ident(), mlflow.active_run()))
+        together.wait()
 
     in_thread(open_run)
-    for _ in range(50):
-        in_thread(look)
+    threads = [threading.Thread(target=look) for _ in range(50)]
+    together = threading.Barrier(len(threads))  # at one time, so that they use up the ids that are free
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert seen[0][0] in [ident for ident, _ in seen[1:]], "no thread got the id again"
     assert not any(run for _, run in seen[1:])
     assert re.match(rf"run {seen[0][1][:8]}… .* left open in another thread", undone()[0])
