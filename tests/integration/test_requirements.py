@@ -97,7 +97,9 @@ def test_every_kind_is_stored_as_mlflow_stores_it_cold_warm_and_interleaved(proj
     alone, _ = project.run(*(f"alone:{name}" for name in names), MLCTX_CACHE_DIR=str(project.cache / "other"))
     for model in cold + warm + alone:
         assert model["files"] == own[model["kind"]], model["kind"]
-    assert not [model["kind"] for model in warm if model["inferred"]]
+    # Those differ by a file or a variable alone, and of these the last answer alone is remembered.
+    again = {model["kind"] for model in warm if model["inferred"]}
+    assert again <= {f"decided_by_{decision}" for decision in ("nothing", "file", "variable")}
 
 
 @pytest.mark.slow
