@@ -108,7 +108,7 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Tell what tests left changed, runs that stay open, what models took; reports carry it, xdist's too."""
     session = config.stash.get(Session.key, None)
-    if session is None:
+    if session is None or not (session.active or session.workers_header or session.settings.given):
         return
     reports = [
         report  # of any kind: plugins have categories of their own
