@@ -80,20 +80,24 @@ class Service(BaseModel, ABC):
         """Give back what was before the last ``start()`` of this service; without one, do nothing.
 
         Stopped out of order it changes nothing yet: what it saved passes to the service started after it.
+        Of several threads that start the service each stops its own; what is open in the others stays open
+        while it runs.
         """
         with _lock:
-            number = max((number for number, lease in in_order() if lease.service is self), default=None)
-            if number is None:
+            own = [(number, lease) for number, lease in in_order() if lease.service is self]
+            if not own:
                 return
+            here = [(number, lease) for number, lease in own if lease.thread == threading.get_ident()]
+            number, lease = (here or own)[-1]
             try:
                 self._audit("stopped")
             finally:
-                lease = leases.pop(number)
+                leases.pop(number)
                 later = next(
                     (other for place, other in in_order() if place > number and other.shares(lease)), None
                 )
                 if later is None:
-                    state.restore(lease.before)
+                    state.restore(lease.before, elsewhere=not self.running)
                 else:
                     later.before = lease.before
 

@@ -14,7 +14,7 @@ from pydantic import field_validator
 
 from pytest_mlctx.services import state
 from pytest_mlctx.services.base import Service, ServiceError
-from pytest_mlctx.services.state.loguru import default_handlers
+from pytest_mlctx.services.state.loguru import default_handlers, handlers
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -113,10 +113,13 @@ class LoggerService(Service):
         return logger
 
     def _apply(self) -> int:
-        # Started again within itself the sink must not write twice.
-        for handler in (*default_handlers(), *self._made()):
-            with contextlib.suppress(ValueError):  # it is gone already
-                logger.remove(handler)
+        with contextlib.ExitStack() as replaced:  # at its end, so that no record of another thread is lost
+            for handler in default_handlers():
+                replaced.callback(_remove, handler)
+            again = [made for made in self._made() if made in handlers()]
+            return again[0] if again else self._add()
+
+    def _add(self) -> int:
         is_stream = self.sink in ("stderr", "stdout")
         sink: Any = _Stream(self.sink) if is_stream else _log_file(self.sink)
         encoding: Any = {} if is_stream else {"encoding": "utf-8"}
@@ -147,6 +150,11 @@ class LoggerService(Service):
                 f"LoggerService.sink {self.sink!r} has braces, in which loguru knows only {{time}}: "
                 "choose a path without them."
             ) from error
+
+
+def _remove(handler: int) -> None:
+    with contextlib.suppress(ValueError):  # it is gone already
+        logger.remove(handler)
 
 
 def _log_file(sink: str) -> Path:

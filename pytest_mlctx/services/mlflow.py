@@ -99,9 +99,13 @@ class MlflowService(Service):
 
         Yields:
             the run (``mlflow.ActiveRun``) in the active experiment.
+
+        Raises:
+            ServiceError: no MlflowService is running.
         """
         import mlflow
 
+        MlflowService.current()  # without one MLflow would make a store of its own in the working folder
         began = time.monotonic()
         run = mlflow.start_run(
             run_name=run_config.name,
@@ -111,9 +115,9 @@ class MlflowService(Service):
             log_system_metrics=run_config.log_system_metrics,
         )
         run_id = run.info.run_id
-        logger.info("MLflow run {} ({}) started", run_config.name, run_id)
         status = "FINISHED"
         try:
+            logger.info("MLflow run {} ({}) started", run_config.name, run_id)
             yield run
         except KeyboardInterrupt:
             status = "KILLED"
@@ -123,7 +127,7 @@ class MlflowService(Service):
             raise
         finally:
             try:
-                _end_run(run_id, status)
+                status = _end_run(run_id, status)
             except Exception as error:
                 if status == "FINISHED":
                     raise
@@ -244,13 +248,16 @@ def incompatibility(error: Exception) -> str | None:
     )
 
 
-def _end_run(run_id: str, status: str) -> None:
-    """End the run, and the runs that were opened within it and left open."""
+def _end_run(run_id: str, status: str) -> str:
+    """End the run, and the runs that were opened within it and left open; the status that it has then."""
     import mlflow
 
     stack = runs.active_run_ids()
-    if run_id not in stack:
-        return  # the block has ended it itself
-    for _ in stack[stack.index(run_id) + 1 :]:
-        mlflow.end_run(status)
-    mlflow.end_run(status)
+    if run_id not in stack:  # the block has ended it itself
+        with contextlib.suppress(Exception):  # of a server that is away by now
+            return str(mlflow.get_run(run_id).info.status)
+        return status
+    with contextlib.ExitStack() as each:  # one that fails, since it was deleted, keeps none of the others
+        for _ in stack[stack.index(run_id) :]:
+            each.callback(mlflow.end_run, status)
+    return status

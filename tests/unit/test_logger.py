@@ -263,6 +263,28 @@ def test_a_relative_sink_lies_in_the_folder_of_the_start(
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_no_record_is_lost_or_doubled_while_the_service_starts_within_itself(tmp_path: Path) -> None:
+    done = threading.Event()
+    sent: list[int] = []
+
+    def work() -> None:
+        while not done.is_set():
+            logger.info(len(sent))
+            sent.append(len(sent))
+
+    service = LoggerService(sink=str(tmp_path / "log"), format="{message}")
+    with service:
+        thread = threading.Thread(target=work)
+        thread.start()
+        for _ in range(100):
+            with service:
+                pass
+        done.set()
+        thread.join()
+    numbers = [int(line) for line in logged(service) if line.isdigit()]
+    assert numbers == sent
+
+
 def test_threads_log_while_the_service_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     running = threading.Event()
     done = threading.Event()

@@ -22,6 +22,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression
 
 from pytest_mlctx.services import LoggerService, MlflowService, RunConfig, ServiceError, state, store
+from pytest_mlctx.services.state import mlflow_stores
 
 MLFLOW_3 = int(mlflow.__version__.partition(".")[0]) >= 3
 LIBRARIES: tuple[state.Library, ...] = ("mlflow", "environment", "logging", "loguru")
@@ -424,13 +425,90 @@ def test_runs_nest_and_those_left_open_within_end_with_the_block(make: Make) -> 
     assert all(run.info.status != "RUNNING" for run in stored.values())
 
 
-def test_a_block_may_end_its_run_itself(make: Make) -> None:
+def test_a_block_may_end_its_run_itself(make: Make, messages: list[str]) -> None:
     service = make()
     with service, mlflow.start_run() as users:
         with service.run_context(RunConfig(name="train", log_system_metrics=False)):
             mlflow.end_run("KILLED")
         assert mlflow.active_run() is users
     assert sorted(run.info.status for run in runs_of(service)) == ["FINISHED", "KILLED"]
+    assert any("ended: KILLED, " in message for message in messages)
+
+
+def test_a_run_needs_a_running_service(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ServiceError, match="No MlflowService is running: call its start"):
+        make().run_context(RunConfig(name="train")).__enter__()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_handler_that_fails_leaves_no_run_open(make: Make) -> None:
+    def refuse(message: Any) -> None:
+        if "started" in message and "MLflow run" in message:
+            raise OSError("no space left")
+
+    service = make()
+    with service:
+        handler = logger.add(refuse, catch=False, format="{message}")
+        with pytest.raises(OSError, match="no space left"):
+            service.run_context(RunConfig(name="train", log_system_metrics=False)).__enter__()
+        logger.remove(handler)
+        assert mlflow.active_run() is None
+    assert [run.info.status for run in runs_of(service)] == ["FAILED"]
+
+
+def test_a_run_within_that_cannot_be_ended_keeps_no_other_open(make: Make) -> None:
+    service = make()
+    with service:
+        with pytest.raises(mlflow.MlflowException, match="deleted"):
+            delete_within(service)
+        assert mlflow.active_run() is None
+    # The deleted one keeps the status that it was deleted with.
+    assert sorted(run.info.status for run in runs_of(service)) == ["FINISHED", "RUNNING"]
+
+
+def delete_within(service: MlflowService) -> None:
+    with service.run_context(RunConfig(name="train", log_system_metrics=False)):
+        service.client().delete_run(mlflow.start_run(nested=True).info.run_id)
+
+
+def test_threads_that_share_a_running_service_stop_it_each_for_itself(make: Make) -> None:
+    service = make()
+    other_runs, other_is_done = threading.Event(), threading.Event()
+    active: list[bool] = []
+
+    def job() -> None:
+        with service, service.run_context(RunConfig(name="job", log_system_metrics=False)) as run:
+            other_runs.set()
+            other_is_done.wait(10)
+            active.append(mlflow.active_run() is run)
+            mlflow.log_metric("loss", 0.5)
+
+    with service:
+        with service:  # started before the other thread starts it
+            thread = threading.Thread(target=job)
+            thread.start()
+            other_runs.wait(10)
+        with service:
+            pass
+        other_is_done.set()
+        thread.join()
+        assert service.running
+    assert active == [True]
+    assert [(run.info.status, run.data.metrics) for run in runs_of(service)] == [("FINISHED", {"loss": 0.5})]
+
+
+def test_traces_are_exported_before_the_store_is_closed(make: Make, tmp_path: Path) -> None:
+    service = make(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    with service:
+        mlflow.trace(lambda: 1, name="work")()
+    assert not any(str(tmp_path) in uri for engines in engine_maps() for uri in engines)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM trace_info").fetchone() == (1,)
+
+
+def engine_maps() -> list[dict[str, Any]]:
+    return [*mlflow_stores.Engine().maps().values()]
 
 
 def test_the_blocks_own_error_is_the_one_that_is_seen(

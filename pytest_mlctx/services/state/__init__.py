@@ -114,15 +114,27 @@ def compare(before: State, after: State) -> list[Change]:
     return [replace(change, sentence=sentence(kind, change)) for kind, change in differences]
 
 
-def restore(before: State) -> None:
+def restore(before: State, *, elsewhere: bool = True) -> None:
     """Undo the differences between that state and now, each on its own, and nothing else.
 
     What cannot be put back, such as a run of a server that is away, is logged and does not keep the rest.
+
+    Args:
+        before: what is to be again.
+        elsewhere: whether what belongs to other threads is undone too, such as a run that is open there.
     """
-    differences = _differences(before, capture(*before.libraries))
+
+    def left() -> list[tuple[Kind, Change]]:
+        return [
+            (kind, change)
+            for kind, change in _differences(before, capture(*before.libraries))
+            if elsewhere or not kind.is_elsewhere(change.cell[1])
+        ]
+
+    differences = left()
     if any(kind.held_by_garbage for kind, _ in differences):
         gc.collect()
-        differences = _differences(before, capture(*before.libraries))
+        differences = left()
     failures: list[Exception] = []
     undone: set[Cell] = set()
     while differences:
@@ -133,11 +145,7 @@ def restore(before: State) -> None:
         for kind, its_changes in changes.items():
             kind.undo_all(its_changes, failures)
         # Undoing has changed more, where it goes by MLflow's own functions; each cell gets one try.
-        differences = [
-            (kind, change)
-            for kind, change in _differences(before, capture(*before.libraries))
-            if change.cell not in undone
-        ]
+        differences = [(kind, change) for kind, change in left() if change.cell not in undone]
     if failures:
         what = redact("; ".join(f"{type(failure).__name__}: {failure}" for failure in failures))
         _logging.getLogger(__name__).warning("Not all of the state could be restored: %s", what)

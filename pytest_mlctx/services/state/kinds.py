@@ -121,6 +121,10 @@ class Kind:
         """The cell that this one repeats: where both changed to the same, only that one is told."""
         return None
 
+    def is_elsewhere(self, key: Any) -> bool:
+        """Whether the cell belongs to another thread."""
+        return False
+
     def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
         """The cells as the import of the library left them, where ``now`` is what they became."""
         return {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_mlctx.services.state.kinds import ABSENT, Kind, State
@@ -17,6 +18,7 @@ class Lease:
     service: object
     before: State  # what the matching stop gives back
     made: object  # what the start has made of the service's own
+    thread: int = field(default_factory=threading.get_ident)
 
     def shares(self, other: Lease) -> bool:
         """Whether both hold the state of one library."""

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_mlctx.services.state.kinds import ABSENT, Kind
+from pytest_mlctx.services.state.kinds import ABSENT, Change, Kind, attempt
 from pytest_mlctx.services.state.logging import reopen
 
 _DEFAULT: Final = "loguru's own default handler, to be built anew"
@@ -21,6 +21,11 @@ def _logger() -> Any:
 
 def _core() -> Any:
     return _logger()._core
+
+
+def handlers() -> set[int]:
+    """The ids of the handlers in force."""
+    return {*_core().handlers}
 
 
 def default_handlers() -> tuple[int, ...]:
@@ -73,6 +78,11 @@ class Handler(Kind):
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The handlers in force."""
         return [*_core().handlers.items()]
+
+    def undo_all(self, changes: list[Change], failures: list[Exception]) -> None:
+        """Revive before anything is stopped: a record of another thread is rather written twice than lost."""
+        for change in sorted(changes, key=lambda change: change.before is ABSENT):
+            attempt(failures, self.undo, change.cell[1], change.before, change.after)
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Stop the handler, or revive the very object."""

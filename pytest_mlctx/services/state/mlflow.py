@@ -57,6 +57,7 @@ KINDS: tuple[Kind, ...] = (
     *WORK,
     *RUNS,
     *AUTOLOGGING,
+    *TRACING,  # before the URIs and the stores: a provider that is put away exports what it holds
     Attribute(
         "mlflow.tracking_uri",
         "mlflow.tracking._tracking_service.utils",
@@ -94,7 +95,6 @@ KINDS: tuple[Kind, ...] = (
     Attribute("mlflow.model_from_code", "mlflow.models.model", "__mlflow_model__"),
     Attribute("mlflow.model_config", "mlflow.models.model_config", "__mlflow_model_config__"),
     *STORES,
-    *TRACING,
     Table("mlflow.prompt", "mlflow.prompt.registry_utils", "PromptCache._instance._cache"),
     Table("mlflow.server_info", "mlflow.utils.server_info", "_SERVER_INFO_CACHE"),
     AsImported(

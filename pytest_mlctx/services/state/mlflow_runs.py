@@ -82,6 +82,10 @@ class OpenRun(Kind):
             stack.insert(place, run)
         _set_status(run_id, "RUNNING", unless_ended=False)
 
+    def is_elsewhere(self, key: Any) -> bool:
+        """By the thread in the key."""
+        return bool(key[0] != threading.get_ident())
+
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """Id and name of the run."""
         thread, run_id = key
@@ -254,6 +258,10 @@ class PerThread(Kind):
             variable.set(value)
         else:
             everyones[key] = value
+
+    def is_elsewhere(self, key: Any) -> bool:
+        """By the key, which is the thread."""
+        return bool(key != threading.get_ident())
 
 
 class ActiveModel(PerThread):

@@ -225,9 +225,9 @@ def test_a_first_import_is_compared_with_what_the_import_gives():
         [[0]],
         [
             "autologging left on",
+            "tracing disabled",
             "tracking URI changed to sqlite:///x.db",
             "tracking store for the scheme 'sqlite' registered",
-            "tracing disabled",
         ],
         [True, False],
         [True, False],
