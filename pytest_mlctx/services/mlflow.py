@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import time
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from pytest_mlctx.services import remote, runs, secrets, state, store, uris
 from pytest_mlctx.services.base import Service, ServiceError
+from pytest_mlctx.services.deadline import within
 
 if TYPE_CHECKING:
     import mlflow
@@ -71,9 +73,9 @@ class MlflowService(Service):
     @field_validator("tracking_uri", "registry_uri")
     @classmethod
     def _discreet(cls, uri: str | None, values: ValidationInfo) -> str | None:
-        if uri is None:
+        if not uri and values.field_name == "registry_uri":
             return values.data.get("tracking_uri")
-        return secrets.discreet(uri)
+        return secrets.discreet(uri or "")
 
     @field_validator("experiment_name")
     @classmethod
@@ -168,7 +170,10 @@ class MlflowService(Service):
                 runs.activate_experiment(known)  # what a sandbox would wait for longest
             else:
                 with self._told_as_service_errors():
-                    mlflow.set_experiment(experiment_id=self._experiment_id(self.client()))
+                    find = functools.partial(self._experiment_id, self.client())
+                    # A server that answers a question may still hang when it is to make the experiment.
+                    found = within(uris.DEADLINE, find) if uris.is_server(self.tracking_uri) else find()
+                    mlflow.set_experiment(experiment_id=found)
         self._autolog()
 
     def _experiment_id(self, client: mlflow.MlflowClient) -> str:
@@ -182,7 +187,7 @@ class MlflowService(Service):
             experiment = client.get_experiment_by_name(self.experiment_name)
             if experiment is None:
                 return str(client.create_experiment(self.experiment_name))
-        if experiment.lifecycle_stage != "active":
+        if experiment.lifecycle_stage == "deleted":
             raise ServiceError(
                 f"MlflowService.experiment_name {self.experiment_name!r} was deleted in this store: "
                 f"restore it (`mlflow experiments restore -x {experiment.experiment_id}`) or choose another."

@@ -10,10 +10,11 @@ if TYPE_CHECKING:  # a session that only tells where it tracks does not load it
 
     from pydantic import ValidationError
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s]\S*@")
+# With a space in it a password is no URI's, but SQLAlchemy takes it.
+_CREDENTIALS = re.compile(r"""(?<=://)(?:[^/\s]\S*|[^:/@\s]*:[^@\n'"]*)@""")
 _USER_INFO = re.compile(r"(?<=://)[^/\s'\"]+@")
 _HEADER = re.compile(r"""(?i)(authorization['"]?\s*[:=]\s*b?['"]?(?:basic|bearer)\s+)[^\s'",}]+""")
-_PARAMETERS = re.compile(r"(?i)([?&](?:[a-z_]*(?:password|passwd|pwd|token|secret|key)[a-z_]*)=)[^&\s]*")
+_PARAMETERS = re.compile(r"(?i)([?&](?:[a-z_-]*(?:pass|pwd|token|secret|key|odbc_connect)[a-z_-]*)=)[^&\s]*")
 
 
 def redact(text: str) -> str:

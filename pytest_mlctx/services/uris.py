@@ -45,6 +45,11 @@ def is_file_store(uri: str) -> bool:
     return scheme(uri) in _FILES
 
 
+def is_server(uri: str) -> bool:
+    """Whether the store answers by HTTP, as MLflow's own API."""
+    return scheme(uri) in (*_SERVERS, "databricks", "databricks-uc")  # Unity Catalog alone has another
+
+
 def is_remote(uri: str) -> bool:
     """Whether the store is another machine's: a server or database server that is not on loopback."""
     kind = scheme(uri)
@@ -167,7 +172,7 @@ def ask(field: str, uri: str, experiment: str) -> None:
         _ask_sqlite(field, uri)
     elif kind in _FILES:
         _ask_folder(field, folder(uri), uri)
-    elif kind in _SERVERS + _DATABRICKS:
+    elif is_server(uri):
         _ask_server(field, uri, experiment)
     elif kind in _DATABASES:
         _ask_database(field, uri)
@@ -245,7 +250,7 @@ def _ask_server(field: str, uri: str, experiment: str) -> None:
         raise ServiceError(
             f"{where} answers HTTP {code}: check that an MLflow server listens there, and its log."
         )
-    if not text.lstrip().startswith("{"):
+    if ('"experiment"' if code == 200 else '"error_code"') not in text:
         raise ServiceError(
             f"{where} answers with a page that is not MLflow's API: "
             "check that an MLflow server listens there."

@@ -117,9 +117,25 @@ ERROR = '{"error_code": "INTERNAL_ERROR", "message": "for https://ada:hunter2@db
             answering("404 Not Found", "<html>nginx</html>", "text/html"),
             "answers with a page that is not MLflow's",
         ),
+        (answering("200 OK", '{"status": "up"}'), "answers with a page that is not MLflow's API"),
+        (answering("404 Not Found", '{"detail": "Not Found"}'), "answers with a page that is not MLflow's"),
         (answering("302 Found", "", more="Location: /\r\n"), "cannot be reached"),
     ],
-    ids=["hang", "drip", "close", "401", "403", "500", "503", "429", "page", "page-404", "loop"],
+    ids=[
+        "hang",
+        "drip",
+        "close",
+        "401",
+        "403",
+        "500",
+        "503",
+        "429",
+        "page",
+        "page-404",
+        "json",
+        "json-404",
+        "loop",
+    ],
 )
 def test_a_server_that_is_of_no_use_is_one_sentence(
     answer: Callable[[socket.socket], None], sentence: str, monkeypatch: pytest.MonkeyPatch
@@ -132,6 +148,26 @@ def test_a_server_that_is_of_no_use_is_one_sentence(
         assert all(b"hunter2" not in request for request in listener.requests)
         if "loop" not in os.environ["PYTEST_CURRENT_TEST"]:
             assert len(listener.requests) == 1
+
+
+def test_a_server_that_hangs_when_it_is_to_make_the_experiment_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uris, "DEADLINE", 1.5)
+
+    def answer(connection: socket.socket) -> None:
+        if listener.requests[-1].startswith(b"GET"):
+            answering("404 Not Found", '{"error_code": "RESOURCE_DOES_NOT_EXIST"}')(connection)
+
+    with Listener(answer) as listener:
+        refused(f"http://ada:hunter2@127.0.0.1:{listener.port}", "(gave up after 1.5 s): see to that store")
+
+
+def test_unity_catalogs_own_server_is_asked_nothing(tmp_path: Path) -> None:
+    with Listener(hang) as listener:
+        with service(f"sqlite:///{tmp_path}/mlflow.db", registry_uri=f"uc:{listener.url}"):
+            pass
+        assert listener.requests == []
 
 
 def test_a_server_that_is_not_there_is_one_sentence() -> None:

@@ -87,6 +87,7 @@ def test_the_fields_and_their_defaults() -> None:
     }
     assert MlflowService(registry_uri="mlruns").registry_uri == "mlruns"
     assert MlflowService(tracking_uri="mlruns", registry_uri=None).registry_uri == "mlruns"
+    assert MlflowService(tracking_uri="mlruns", registry_uri="").registry_uri == "mlruns"
 
 
 @pytest.mark.criterion("tracking URI and experiment are set on start")
