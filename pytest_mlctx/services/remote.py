@@ -121,6 +121,8 @@ def _builder(original: Any, place: int) -> Any:
             store_uri=store_uri, **{name: value for name, value in more.items() if value is not None}
         )
 
+    if hasattr(original, "mlctx_serves"):  # it is in the store's service already
+        build.mlctx_serves = True  # type: ignore[attr-defined]
     return build
 
 

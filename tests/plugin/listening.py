@@ -22,7 +22,8 @@ class Server:
                 connection = self._server.accept()[0]
                 self.requests.append(connection.recv(65536))
                 connection.sendall(
-                    b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+                    b"HTTP/1.1 404 Not Found\r\nContent-Length: 32\r\nConnection: close\r\n\r\n"
+                    b'{"error_code": "INTERNAL_ERROR"}'
                 )
                 connection.close()
 

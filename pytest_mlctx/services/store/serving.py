@@ -1,31 +1,36 @@
-"""The builders of SQLite stores that MLflow's registries use while a service of ours runs."""
+"""The builders of SQL stores that MLflow's registries use while a service of ours runs."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pytest_mlctx.services.store import filling, opening, places, temporary
 
+_FIRST_OPEN = 0x6D6C637478  # of PostgreSQL's advisory locks: "mlctx"
+
 
 def serve() -> None:
-    """Build the SQLite stores of MLflow's tracking and model registries from now on; again does nothing.
+    """Build the SQL stores of MLflow's tracking and model registries from now on; again does nothing.
 
-    Artifacts of new experiments lie in ``mlartifacts/`` beside the database file, a missing or empty file
-    is filled from the template, and every connection waits 60 s for a lock. A store of ours also forgoes
-    fsync and the check of its schema. Undone by giving the registries their builders back.
+    SQLite: artifacts of new experiments lie in ``mlartifacts/`` beside the database file, a missing or empty
+    file is filled from the template, and every connection waits 60 s for a lock. A store of ours also forgoes
+    fsync and the check of its schema. PostgreSQL: of processes that find an empty database one makes MLflow's
+    tables. Undone by giving the registries their builders back.
     """
     tracking = importlib.import_module("mlflow.tracking._tracking_service.utils")
     models = importlib.import_module("mlflow.tracking._model_registry.utils")
     for registry in (tracking._tracking_store_registry, models._get_store_registry()):
-        build = registry._registry.get("sqlite")
-        if build is None or hasattr(build, "mlctx_serves"):
-            continue
-        registry.register("sqlite", _serving(build))
-        # A store that was opened before would write its artifacts to ./mlruns still.
-        type(registry)._get_store_with_resolved_uri.cache_clear()
+        for scheme, serving in (("sqlite", _serving), ("postgresql", _serving_postgresql)):
+            build = registry._registry.get(scheme)
+            if build is None or hasattr(build, "mlctx_serves"):
+                continue
+            registry.register(scheme, serving(build))
+            # A store that was opened before would write its artifacts to ./mlruns still.
+            type(registry)._get_store_with_resolved_uri.cache_clear()
 
 
 def _serving(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,3 +57,28 @@ def _serving(build: Callable[..., Any]) -> Callable[..., Any]:
 
     builder.mlctx_serves = True  # type: ignore[attr-defined]
     return builder
+
+
+def _serving_postgresql(build: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(build)
+    def builder(store_uri: str, **arguments: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(Exception):  # what is wrong with the database MLflow tells
+                stack.enter_context(_alone(store_uri))
+            return build(store_uri=store_uri, **arguments)
+
+    builder.mlctx_serves = True  # type: ignore[attr-defined]
+    return builder
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Hold a lock of the database's, for which others wait 60 s."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("SET LOCAL lock_timeout = '60s'"))
+        # Of the transaction, not of the session: behind a pooler that would outlive us.
+        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_FIRST_OPEN})"))
+        yield
