@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def database(tmp_path: Path) -> Iterator[str]:
             _await(port)
             yield f"postgresql://ada@127.0.0.1:{port}/postgres"
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # at once, whoever is connected
             server.wait(30)
     finally:
         log.close()
@@ -98,13 +99,10 @@ def test_processes_that_meet_it_empty_share_it(database: str) -> None:
     ]
     told = [job.communicate(timeout=120)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0] * len(jobs), "\n".join(told)
-    with psycopg2.connect(database.replace("+psycopg", "")) as connection:
-        assert connection.execute("SELECT name FROM experiments ORDER BY experiment_id").fetchall() == [
-            ("Default",),
-            ("shared",),
-        ]
-        runs = connection.execute("SELECT name, status FROM runs ORDER BY name").fetchall()
-        assert runs == [(f"job {number}", "FINISHED") for number in range(len(jobs))]
-        assert connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (
-            0,
-        )
+    with contextlib.closing(psycopg2.connect(database)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT name FROM experiments ORDER BY experiment_id")
+        assert cursor.fetchall() == [("Default",), ("shared",)]
+        cursor.execute("SELECT name, status FROM runs ORDER BY name")
+        assert cursor.fetchall() == [(f"job {number}", "FINISHED") for number in range(len(jobs))]
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        assert cursor.fetchone() == (0,)
