@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 _SMALL = 64  # bytes of numbers up to which an array of them can be a setting; longer ones were learned
+_DIGITS = {4: 7, 8: 17}  # that a number of so many bytes has for sure
 _TRACKER = re.compile(r"[0-9a-f]{32}")  # cloudpickle's name for a class by value, new in each process
 
 
@@ -230,7 +231,7 @@ class _Digest:
         if not self.strict or kind == "V":
             return
         if kind in "fc":
-            setting = len(content) == 8 and _is_setting(struct.unpack("<d", content)[0])
+            setting = len(content) in _DIGITS and _is_setting(_written(content))
         else:
             setting = kind in "SUT" or len(content) <= _SMALL
         if setting:
@@ -259,6 +260,12 @@ class _Digest:
             self._end()
         else:
             self.walk(node, where)
+
+
+def _written(content: bytes) -> float:
+    """A number of numpy's as somebody would have written it, without what its precision adds."""
+    (number,) = struct.unpack("<f" if len(content) == 4 else "<d", content)
+    return float(f"{number:.{_DIGITS[len(content)]}g}")
 
 
 def _is_setting(number: complex) -> bool:

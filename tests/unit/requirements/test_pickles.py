@@ -64,6 +64,7 @@ def test_a_class_a_string_or_a_boolean_makes_another_kind(one, other):
     [
         ({"mode": 1}, {"mode": 2}),
         ({"mode": 0.5}, {"mode": 0.25}),
+        ({"mode": np.float32(0.1)}, {"mode": np.float32(0.2)}),
         ({"mode": np.int64(1)}, {"mode": np.int64(2)}),
         ({"mode": np.array([True, False])}, {"mode": np.array([False, True])}),
         ({"mode": b"a"}, {"mode": b"b"}),
