@@ -140,15 +140,15 @@ class LoggerService(Service):
                 f"LoggerService.sink {self.sink!r} cannot be written ({error.strerror}): "
                 "change its permissions or choose another file."
             ) from error
-        except ValueError as error:
+        except (KeyError, IndexError, ValueError) as error:
+            if not is_stream and re.search(r"[{}]", re.sub(r"\{time(:[^}]*)?\}", "", self.sink)):
+                raise ServiceError(
+                    f"LoggerService.sink {self.sink!r} has braces, in which loguru knows only {{time}}: "
+                    "choose a path without them."
+                ) from error
             raise ServiceError(
                 f"LoggerService.format {self.format!r} is not valid ({error}): "
                 "write it as loguru's documentation of `add` describes."
-            ) from error
-        except (KeyError, IndexError) as error:
-            raise ServiceError(
-                f"LoggerService.sink {self.sink!r} has braces, in which loguru knows only {{time}}: "
-                "choose a path without them."
             ) from error
 
 
@@ -161,9 +161,17 @@ def _log_file(sink: str) -> Path:
     """The path of a log file whose folder exists.
 
     Raises:
-        ServiceError: it does not, or the path is a folder.
+        ServiceError: it does not, or the path is a folder, or none at all.
     """
     path = Path(sink)
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.stat()
+    except (OSError, ValueError) as error:  # too long a name, a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise ServiceError(
+            f"LoggerService.sink {sink[:100]!r} is not the path of a file ({reason}): choose another."
+        ) from None
     if path.is_dir():
         raise ServiceError(f"LoggerService.sink {sink!r} is a folder: add the name of a file.")
     if not path.absolute().parent.is_dir():
