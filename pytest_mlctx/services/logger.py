@@ -28,6 +28,13 @@ _RECORD_FIELDS = (
     *("elapsed", "exception", "extra", "file", "function", "level", "line"),
     *("message", "module", "name", "process", "thread", "time"),
 )
+_ATTRIBUTES = {
+    "exception": ("type", "value", "traceback"),
+    "file": ("name", "path"),
+    "level": ("icon", "name", "no"),
+    "process": ("id", "name"),
+    "thread": ("id", "name"),
+}
 
 
 class _Stream:
@@ -99,6 +106,13 @@ class LoggerService(Service):
                 f"{format!r} names {', '.join(map(repr, sorted(unknown)))}, which loguru's records have not: "
                 f"use {', '.join(_RECORD_FIELDS)}"
             )
+        for name in names:
+            field, _, attribute = name.partition(".")
+            if attribute and attribute.partition(".")[0] not in _ATTRIBUTES.get(field, (attribute,)):
+                raise ValueError(
+                    f"{format!r} names {name!r}, but of {field!r} loguru's records have only "
+                    f"{', '.join(_ATTRIBUTES[field])}"
+                )
         return format
 
     @field_validator("sink")

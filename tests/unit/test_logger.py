@@ -318,6 +318,11 @@ def test_threads_log_while_the_service_stops(tmp_path: Path, capsys: pytest.Capt
             "{mesage}",
             r"'\{mesage\}' names 'mesage', which loguru's records have not: use .*message",
         ),
+        (
+            "format",
+            "{level.nme}",
+            r"names 'level.nme', but of 'level' loguru's records have only icon, name, no",
+        ),
         ("format", "{}", r"'\{\}' names '', which"),
         ("format", "{message", r"'\{message' is not a format string"),
         ("sink", " ", "is empty: use stderr, stdout or the path of a file"),
