@@ -54,7 +54,7 @@ class MlflowService(Service):
     registry_name: str = "default"
     """The name that jobs pass to ``mlflow.register_model``; the service itself registers nothing."""
     autolog_disable: bool = False
-    """Autologging off; the other autolog fields have no effect then."""
+    """As ``mlflow.autolog(disable=True)``: what a flavor's own ``autolog()`` has turned on stays on."""
     autolog_disable_for_unsupported_versions: bool = False
     """No autologging of libraries in versions that this MLflow was not tested with."""
     autolog_exclusive: bool = False
