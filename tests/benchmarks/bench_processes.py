@@ -88,20 +88,18 @@ def bench_models(
     )
 
 
-def suite(folder: Path, code: str, *, with_ours: bool) -> None:
-    """Run a suite where no plugin is installed, or ours alone."""
-    installed = folder / "installed"
-    if not installed.exists():
-        installed.mkdir()
+@pytest.fixture(scope="session")
+def installations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of packages: all that are installed here and no plugin of pytest, or ours alone."""
+    folders = {"not installed": tmp_path_factory.mktemp("without"), "ours": tmp_path_factory.mktemp("with")}
+    for way, folder in folders.items():
         for entry in Path(sysconfig.get_path("purelib")).iterdir():
             ours = entry.name.startswith("pytest_mlctx")
-            wanted = with_ours if ours else not is_plugin(entry)
+            wanted = way == "ours" if ours else not is_plugin(entry)
             if wanted:
-                (installed / entry.name).symlink_to(entry)
-    test = folder / "test_suite.py"
-    test.write_text(code)
-    # Without the module site, Python finds no packages but those of PYTHONPATH.
-    python("-S", "-m", "pytest", "-q", "-p", "no:cacheprovider", test, PYTHONPATH=str(installed))
+                (folder / entry.name).symlink_to(entry)
+        suite(tmp_path_factory.mktemp("first"), UNUSED, folder)  # its bytecode is cached from now on
+    return folders
 
 
 def is_plugin(distribution: Path) -> bool:
@@ -110,8 +108,15 @@ def is_plugin(distribution: Path) -> bool:
     return entry_points.is_file() and "[pytest11]" in entry_points.read_text()
 
 
+def suite(folder: Path, code: str, installed: Path) -> None:
+    test = folder / "test_suite.py"
+    test.write_text(code)
+    # Without the module site, Python finds no packages but those of PYTHONPATH.
+    python("-S", "-m", "pytest", "-q", "-p", "no:cacheprovider", test, PYTHONPATH=str(installed))
+
+
 @pytest.mark.parametrize("way", ["a fresh SQLite store for each test", "ours"])
-def bench_suite_with_stores(measure: Any, tmp_path: Path, way: str) -> None:
+def bench_suite_with_stores(measure: Any, tmp_path: Path, installations: dict[str, Path], way: str) -> None:
     ours = way == "ours"
     code = OWN_STORE.format(
         fixture="mlflow_service" if ours else "tmp_path",
@@ -119,20 +124,17 @@ def bench_suite_with_stores(measure: Any, tmp_path: Path, way: str) -> None:
         if ours
         else 'mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db"); mlflow.set_experiment("bench")',
     )
+    installed = installations["ours" if ours else "not installed"]
     measure(
-        "200 tests, each with an empty store, whole process",
-        way,
-        lambda: suite(tmp_path, code, with_ours=ours),
-        setup=lambda: suite(tmp_path, UNUSED, with_ours=ours),
+        "200 tests, each with an empty store, whole process", way, lambda: suite(tmp_path, code, installed)
     )
 
 
 @pytest.mark.parametrize("way", ["not installed", "ours"])
-@pytest.mark.parametrize("turn", range(31))
-def bench_unused(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
+@pytest.mark.parametrize("turn", range(100))
+def bench_unused(measure: Any, tmp_path: Path, installations: dict[str, Path], turn: int, way: str) -> None:
     measure(
         "500 tests that do not use it, whole process",
         way,
-        lambda: suite(tmp_path, UNUSED, with_ours=way == "ours"),
-        setup=lambda: suite(tmp_path, UNUSED, with_ours=way == "ours"),
+        lambda: suite(tmp_path, UNUSED, installations[way]),
     )
