@@ -63,7 +63,7 @@ def database(tmp_path: Path) -> Iterator[str]:
         )
         try:
             _await(port)
-            yield f"postgresql://ada@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg2://ada@127.0.0.1:{port}/postgres"
         finally:
             server.send_signal(signal.SIGINT)  # at once, whoever is connected
             server.wait(30)
@@ -99,7 +99,10 @@ def test_processes_that_meet_it_empty_share_it(database: str) -> None:
     ]
     told = [job.communicate(timeout=120)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0] * len(jobs), "\n".join(told)
-    with contextlib.closing(psycopg2.connect(database)) as connection, connection.cursor() as cursor:
+    with (
+        contextlib.closing(psycopg2.connect(database.replace("+psycopg2", ""))) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute("SELECT name FROM experiments ORDER BY experiment_id")
         assert cursor.fetchall() == [("Default",), ("shared",)]
         cursor.execute("SELECT name, status FROM runs ORDER BY name")

@@ -24,7 +24,7 @@ def serve() -> None:
     tracking = importlib.import_module("mlflow.tracking._tracking_service.utils")
     models = importlib.import_module("mlflow.tracking._model_registry.utils")
     for registry in (tracking._tracking_store_registry, models._get_store_registry()):
-        for scheme, serving in (("sqlite", _serving), ("postgresql", _serving_postgresql)):
+        for scheme, serving in (("sqlite", _serving_sqlite), ("postgresql", _serving_postgresql)):
             build = registry._registry.get(scheme)
             if build is None or hasattr(build, "mlctx_serves"):
                 continue
@@ -33,7 +33,7 @@ def serve() -> None:
             type(registry)._get_store_with_resolved_uri.cache_clear()
 
 
-def _serving(build: Callable[..., Any]) -> Callable[..., Any]:
+def _serving_sqlite(build: Callable[..., Any]) -> Callable[..., Any]:
     # MLflow asks the builder's signature what to pass, and its module whether the scheme is its own.
     @functools.wraps(build)
     def builder(store_uri: str, **arguments: Any) -> Any:
@@ -76,9 +76,12 @@ def _alone(uri: str) -> Iterator[None]:
     """Hold a lock of the database's, for which others wait 60 s."""
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
-    with engine.begin() as connection:
+    connection = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool).connect()
+    try:
         connection.execute(sqlalchemy.text("SET LOCAL lock_timeout = '60s'"))
         # Of the transaction, not of the session: behind a pooler that would outlive us.
         connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_FIRST_OPEN})"))
         yield
+    finally:
+        with contextlib.suppress(Exception):  # the database may have ended it: it was idle
+            connection.close()
