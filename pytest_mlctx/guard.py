@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_mlctx.unfinished import Unfinished
+from pytest_mlctx import pytest_internals
+from pytest_mlctx.findings import Leaks
+from pytest_mlctx.lifecycle import Room
 
 if TYPE_CHECKING:
     from pytest_mlctx.services.state import Cell, Change, State
@@ -28,7 +31,7 @@ class LeakWarning(pytest.PytestWarning):
     """A test, or a fixture of it, left the process-wide state changed; it was put back, files aside."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Baseline:
     """What the state has to be again, as far as is known by now."""
 
@@ -59,7 +62,7 @@ class _Watched:
             self.authors.setdefault(change.cell, []).append((change.after, who))
 
 
-class Guard:
+class Guard(Room):
     """Compares the state around each test and puts back what the test alone changed.
 
     What a fixture of higher scope changes is its own until it is torn down: its difference moves the
@@ -81,7 +84,6 @@ class Guard:
         self._watched: _Watched | None = None
         self._leaks: list[str] = []  # of the last test, all its attempts
         self._setups: list[_Baseline] = []  # of the fixtures that are being set up, outermost first
-        self._unfinished: Unfinished[_Baseline] = Unfinished()
         self._last: State | None = None  # while nothing but pytest can have run since
         self._held: dict[pytest.FixtureDef[Any], _Held] = {}
         self._known: set[pytest.FixtureDef[Any]] = set()  # whose setup was seen
@@ -91,7 +93,7 @@ class Guard:
     @property
     def _open(self) -> list[_Baseline]:
         watched = [] if self._watched is None else [self._watched.baseline]
-        return [*watched, *self._unfinished.known(), *self._setups]
+        return [*watched, *self._setups]
 
     def _now(self) -> State:
         return self._state.capture("services", "mlflow", "environment", "files", "logging", "loguru")
@@ -101,11 +103,8 @@ class Guard:
         self._in_force = True
         if self._watched is None:
             self._watched = _Watched(_Baseline(self._now()))
-            self._unfinished.expect(request, _Baseline(self._watched.baseline.state))
-            for fixturedef in self._known:
-                self._unfinished.seen(fixturedef)
-            for fixturedef in getattr(request, "_fixture_defs", {}).values():
-                if fixturedef.cached_result is not None and fixturedef not in self._known:
+            for fixturedef in pytest_internals.set_up_for(request):
+                if fixturedef not in self._known:
                     fixturedef.addfinalizer(functools.partial(self._begin_to_end, fixturedef))
 
     def renumber_experiment(self, before: str, after: str) -> None:
@@ -117,55 +116,52 @@ class Guard:
         for baseline in self._open:
             baseline.state = self._state.renumbered(baseline.state, before, after)
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
+    def at_start(self, item: pytest.Item) -> None:
         """Remember the state before anything of the test has run."""
         self._watched = self._last = None
         if self._in_force or self._concerns(item):
             self._last = self._now()
             self._watched = _Watched(_Baseline(self._last))
-        return (yield)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self) -> None:
-        """Tell the test from its fixtures."""
-        self._catch_up()
+    def before_call(self) -> None:
+        """What changes from now on is the test's."""
         self._last = None
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
-        """Tell what the fixture alone changes from what the test does."""
-        self._unfinished.seen(fixturedef)
-        self._catch_up()
+    def during_setup_of_own(self, fixturedef: pytest.FixtureDef[Any]) -> AbstractContextManager[object]:
+        """Tell what the fixture changes from what the test does, where fixtures are to be named."""
         self._known.add(fixturedef)
-        shared = fixturedef.scope != "function"
-        if not shared and (not self._names_fixtures or fixturedef.func.__module__.startswith(_HARMLESS)):
-            return (yield)
-        own = _Baseline(self._now() if shared or self._last is None else self._last)
+        if not self._names_fixtures or fixturedef.func.__module__.startswith(_HARMLESS):
+            return nullcontext()
+        return self._comparing(fixturedef, self._now() if self._last is None else self._last)
+
+    @contextmanager
+    def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        """Let the fixture keep what it changes until it is torn down; put back what a failed setup did."""
+        self._known.add(fixturedef)
+        before = self._now()
+        try:
+            with self._comparing(fixturedef, before) as own:
+                yield
+        except BaseException:
+            self._state.restore(own.state)
+            raise
+
+    @contextmanager
+    def _comparing(self, fixturedef: pytest.FixtureDef[Any], before: State) -> Iterator[_Baseline]:
+        own = _Baseline(before)
         self._last = None
         self._setups.append(own)
         try:
-            result = yield
-        except BaseException:
-            self._setups.pop()
-            if shared:
-                self._state.restore(own.state)
-            raise
-        self._setups.pop()
+            yield own
+        finally:
+            self._setups.remove(own)
         after = self._settle(fixturedef, own.state)
         self._last = None if self._setups else after
-        return result
-
-    def _catch_up(self) -> None:
-        """Settle the fixtures of which the guard saw only the end of the setup."""
-        for fixturedef, own in self._unfinished.done():
-            self._known.add(fixturedef)
-            self._settle(fixturedef, own.state)
 
     def _settle(self, fixturedef: pytest.FixtureDef[Any], before: State) -> State:
         after = self._now()
         changes = self._state.compare(before, after)
-        shared = fixturedef.scope != "function"
+        shared = pytest_internals.is_higher_scoped(fixturedef)
         if shared or (changes and self._names_fixtures):
             fixturedef.addfinalizer(lambda: self._begin_to_end(fixturedef))
         if not changes:
@@ -180,7 +176,7 @@ class Guard:
         return after
 
     def _begin_to_end(self, fixturedef: pytest.FixtureDef[Any]) -> None:
-        if fixturedef.scope != "function" and self._tearing_down and self._watched is not None:
+        if pytest_internals.is_higher_scoped(fixturedef) and self._tearing_down and self._watched is not None:
             self._collect(self._watched)  # what the fixture takes back with its own would be told of nobody
         self._ending[fixturedef] = self._now()
 
@@ -197,13 +193,13 @@ class Guard:
     def _move(self, baseline: _Baseline, before: State, after: State) -> None:
         baseline.state = self._state.move(baseline.state, before, after)
 
-    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+    def after_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Expect again what was there before the fixture, of all that it had changed."""
         ending, held = self._ending.pop(fixturedef, None), self._held.pop(fixturedef, None)
         if self._watched is not None:
             if ending is not None:
                 self._watched.credit(self._state.compare(ending, self._now()), fixturedef)
-            if held is None and fixturedef.cached_result is not None and fixturedef not in self._known:
+            if held is None and pytest_internals.is_set_up(fixturedef) and fixturedef not in self._known:
                 # Alive since before the guard looked: what its end changes is no leak.
                 now = self._now()
                 self._move(
@@ -235,43 +231,35 @@ class Guard:
             self._watched.found += [change for change in left if change.cell[0] != _FILES]
             self._state.restore(replace(now, cells=cells))
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
-        """Put back what the test left changed, when all of its teardown is done."""
+    def before_teardown(self) -> None:
+        """What fixtures of higher scope take back from now on is theirs."""
         self._tearing_down = True
-        try:
-            result = yield
-        except BaseException:
-            if told := self._heal(item):
-                item.add_report_section("teardown", "leak", told)  # its own error goes before
-            raise
+
+    def after_teardown(self, item: pytest.Item, *, failed: bool) -> None:
+        """Put back what the test left changed."""
         told = self._heal(item)
-        if told and self._mode == "warn":
+        if told and failed:
+            item.add_report_section("teardown", "leak", told)  # its own error goes before
+        elif told and self._mode == "warn":
             item.warn(LeakWarning(told))
-        if told and self._mode == "error":
+        elif told and self._mode == "error":
             pytest.fail(told, pytrace=False)
-        return result
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Hand the findings over with the report of the teardown, to xdist's controller too."""
-        report = yield
-        if call.when == "teardown" and self._leaks:
-            vars(report)["mlctx_leaks"] = self._leaks
-        return report
+    def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Hand the findings over with the report of the teardown."""
+        if report.when == "teardown" and self._leaks:
+            Leaks.attach(report, self._leaks)
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def on_logged_report(self, report: pytest.TestReport) -> None:
         """Forget what was handed over; the report of an attempt that is repeated never comes by."""
         if report.when == "teardown":
             self._leaks = []
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+    @contextmanager
+    def during_sessionfinish(self, exitstatus: int) -> Iterator[None]:
         """Put the state back behind a test that was interrupted, which gets no teardown of its own."""
         try:
-            return (yield)
+            yield
         finally:
             if self._watched is not None:
                 self._state.restore(self._watched.baseline.state)
@@ -279,7 +267,6 @@ class Guard:
 
     def _heal(self, item: pytest.Item) -> str:
         """Put the state back; what is worth a word, unless switched off, with what to do about it."""
-        self._catch_up()
         self._tearing_down = False
         watched, self._watched = self._watched, None
         if watched is None:

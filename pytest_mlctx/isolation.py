@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlctx.unfinished import Unfinished
+from pytest_mlctx.lifecycle import Room
 
 if TYPE_CHECKING:
     from pytest_mlctx.guard import Guard
+    from pytest_mlctx.late_threads import LateThreads
     from pytest_mlctx.services.store import Savepoint, Store
     from pytest_mlctx.services.store.layers import Layer
-    from pytest_mlctx.stragglers import Stragglers
 
 
-class Artifacts:
+class Artifacts(Room):
     """A folder for the artifacts of each test, deleted where pytest would delete the test's ``tmp_path``."""
 
     def __init__(self, config: pytest.Config, root: Path) -> None:
@@ -49,7 +49,7 @@ class Artifacts:
         if self._policy == "none":
             shutil.rmtree(folder, ignore_errors=True)
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def on_logged_report(self, report: pytest.TestReport) -> None:
         """Delete at the end of a test what its outcome does not keep."""
         self._failed |= report.failed
         if report.when == "teardown":
@@ -73,28 +73,24 @@ class _Left:
     artifacts: Path
 
 
-class Isolation:
-    """Each test finds the temporary store without the rows and the artifacts of the tests before it.
-
-    Registered once the MLflow service is in force, after the guard, whose baseline follows each renewal.
-    """
+class Isolation(Room):
+    """Each test finds the temporary store without the rows and the artifacts of the tests before it."""
 
     def __init__(
         self,
         guard: Guard,
-        stragglers: Stragglers,
+        late_threads: LateThreads,
         artifacts: Artifacts,
         store: Store,
         empty: Savepoint,
         experiment: str,
-        request: pytest.FixtureRequest,
     ) -> None:
         from pytest_mlctx.services import runs
         from pytest_mlctx.services.store import layers
 
         self._runs, self._layers = runs, layers
         self._guard = guard
-        self._stragglers = stragglers
+        self._late_threads = late_threads
         self._transactions = 0
         store.refuse = self._admit
         self._artifacts = artifacts
@@ -107,19 +103,16 @@ class Isolation:
         self._setting_up = False
         self._nodeid = os.environ.get("PYTEST_CURRENT_TEST", "A test before (setup)").rpartition(" ")[0]
         self._renew()  # the first test has a folder of its own as well
-        self._unfinished: Unfinished[tuple[_Mark, Savepoint]] = Unfinished()
-        self._unfinished.expect(request, (self._mark(), store.savepoint()))
 
     def _admit(self) -> None:
         """Called for each transaction of MLflow's on the store."""
-        self._stragglers.check()
+        self._late_threads.check()
         self._transactions += 1
 
     def _mark(self) -> _Mark:
         return self._store.data_version(), self._transactions
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+    def before_setup(self, item: pytest.Item) -> None:
         """Take the store back, unless nobody has written to it since."""
         self._setting_up = True
         if self._store.data_version() != self._version:
@@ -138,42 +131,26 @@ class Isolation:
             self._runs.activate_experiment(self._experiment_id)
         self._guard.renumber_experiment(before, self._experiment_id)
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
-        """Keep what a fixture of higher scope writes for all the tests that it lives for."""
-        self._unfinished.seen(fixturedef)
-        self._catch_up()
-        if fixturedef.scope == "function":
-            return (yield)
+    @contextmanager
+    def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        """Keep what the fixture writes for all the tests that it lives for."""
         mark, before = self._mark(), self._store.savepoint()
-        result = yield
-        self._keep(fixturedef, mark, before)
-        return result
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self) -> None:
-        """Tell what the test writes from what a fixture did that began before the service."""
-        self._setting_up = False
-        self._catch_up()
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_teardown(self) -> None:
-        """The setup is over, also where it failed."""
-        self._setting_up = False
-
-    def _catch_up(self) -> None:
-        for fixturedef, (mark, before) in self._unfinished.done():
-            if fixturedef.cached_result is not None and fixturedef.cached_result[2] is None:  # it didn't fail
-                self._keep(fixturedef, mark, before)
-
-    def _keep(self, fixturedef: pytest.FixtureDef[Any], mark: _Mark, before: Savepoint) -> None:
+        yield
         if self._mark() != mark:
             # One that only looked may hold the id of the experiment: that stays while it lives.
             layer = self._layers.between(before, self._store.savepoint(), experiment=self._experiment_id)
             self._left[fixturedef] = _Left(layer, self._store.artifacts)
             self._artifacts.hold(self._store.artifacts)
 
-    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+    def before_call(self) -> None:
+        """The setup is over."""
+        self._setting_up = False
+
+    def before_teardown(self) -> None:
+        """The setup is over, also where it failed."""
+        self._setting_up = False
+
+    def after_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Forget what the fixture left: the next test starts without it."""
         left = self._left.pop(fixturedef, None)
         if left is not None:

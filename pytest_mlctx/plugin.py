@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,6 @@ from pytest_mlctx.session import Session
 if TYPE_CHECKING:
     import argparse
 
-_TOLD = frozenset({"mlctx_leaks", "mlctx_unclosed", "mlctx_models"})  # what reports carry to the summary
 _HEADER = "mlctx_header"  # what xdist's workers hand to their controller
 
 
@@ -110,20 +110,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     session = config.stash.get(Session.key, None)
     if session is None or not (session.active or session.workers_header or session.settings.given):
         return
-    reports = [
-        report  # of any kind: plugins have categories of their own
-        for category in terminalreporter.stats.values()
-        for report in category
-        if not _TOLD.isdisjoint(getattr(report, "__dict__", ()))
-    ]
-    unclosed = session.tracking.unclosed if session.active else []
-    if not (reports or unclosed or session.workers_header):
-        return
-    from pytest_mlctx import report as room
+    from pytest_mlctx import report
 
-    leaks = room.leaks(session.settings.leaks, reports)
-    if leaks and session.judges_every_test:
-        terminalreporter.section("mlctx: left changed")
-    header = session.workers_header if room.wanted(config) else []
-    for line in (*header, *leaks, *room.unclosed(reports, unclosed), *room.models(reports)):
-        terminalreporter.write_line(line)
+    reports = chain.from_iterable(terminalreporter.stats.values())
+    for title, lines in report.summary(session, reports, quiet=not report.wanted(config)):
+        if title:
+            terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from pytest_mlctx import findings, fixture_registry
+
 if TYPE_CHECKING:
     import pytest
 
     from pytest_mlctx.session import Session
 
-_FIXTURES = {
-    "mlflow_service": {"mlflow_service", "mlflow_sandbox", "mlflow_run"},
-    "logger_service": {"logger_service"},
-    "alerts_service": {"alerts_service", "alerts_outbox"},
-}
 # Shown where they were given; what they say is of interest to nobody else.
 _MODES = ("isolation", "remote", "requirements", "leaks")
 
@@ -39,8 +36,8 @@ def header(session: Session, items: Iterable[pytest.Item] | None = None) -> list
         "alerts_service": settings.alerts,
     }
     if items is not None:
-        used = {name for item in items for name in getattr(item, "fixturenames", ())}
-        lines = {name: line for name, line in lines.items() if used & _FIXTURES[name]}
+        used = set[str]().union(*map(fixture_registry.services_of, items))
+        lines = {name: line for name, line in lines.items() if name in used}
     parts = [f"{name}: {line}" for name, line in lines.items()]
     parts += [f"{name}: {getattr(settings, name)}" for name in _MODES if settings.origins[name] != "default"]
     if settings.autouse:
@@ -67,30 +64,20 @@ def _tracking(session: Session) -> str:
     return f"{store}, experiment {settings.experiment!r}{aside}"
 
 
-def leaks(mode: str, reports: Iterable[Any]) -> list[str]:
-    """What the guard found, as the reports of the tests tell it: each finding, or one line with the count."""
-    found = [report.mlctx_leaks for report in reports if hasattr(report, "mlctx_leaks")]
-    if mode in ("warn", "error"):
-        return [leak for of_a_test in found for leak in of_a_test]
-    if not found:
-        return []
-    tests = "1 test" if len(found) == 1 else f"{len(found)} tests"
-    return [f"mlctx: {tests} left the global context changed: --mlctx-leaks=warn tells what"]
+def summary(session: Session, reports: Iterable[Any], *, quiet: bool) -> list[tuple[str, list[str]]]:
+    """What stands at the end: for each part its title, or none, and its lines.
 
-
-def unclosed(reports: Iterable[Any], of_an_interrupted_test: Iterable[str]) -> list[str]:
-    """Why runs of tests stay open in their store."""
-    told = [why for report in reports for why in getattr(report, "mlctx_unclosed", ())]
-    return [f"mlctx: {why}" for why in (*told, *of_an_interrupted_test)]
-
-
-def models(reports: Iterable[Any]) -> list[str]:
-    """What became of the requirements of models, where inferring them took more than a second."""
-    told = [report.mlctx_models for report in reports if hasattr(report, "mlctx_models")]
-    seconds = sum(of_a_test["seconds"] for of_a_test in told)
-    if seconds <= 1:
-        return []
-    reused, inferred = (sum(of_a_test[what] for of_a_test in told) for what in ("reused", "inferred"))
-    kinds = "1 kind" if inferred == 1 else f"{inferred} kinds"
-    lines = [f"mlctx: requirements of {kinds} of model inferred in {seconds:.1f} s, {reused} reused"]
-    return lines + [f"mlctx: {why}" for why in sorted({one["refused"] for one in told if one["refused"]})]
+    Args:
+        session: whose tests these were.
+        reports: of the tests, of any kind: plugins have categories of their own.
+        quiet: whether what was used is not to be told.
+    """
+    parts = [("", [] if quiet else session.workers_header)]
+    carried = list(reports)
+    for kind in findings.KINDS:
+        found = kind.attached(carried)
+        if kind is findings.UnclosedRuns and session.active:
+            found.append(session.tracking.unclosed)  # of a test that was interrupted, which gets no report
+        if found:
+            parts.append(kind.told(found, judges_every_test=session.judges_every_test))
+    return [(title, lines) for title, lines in parts if lines]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from pytest_mlctx import fixture_registry
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no service pays for none
     from pytest_mlctx.guard import Guard
     from pytest_mlctx.hermetic import Hermetic
     from pytest_mlctx.isolation import Artifacts, Sandbox
+    from pytest_mlctx.late_threads import LateThreads
+    from pytest_mlctx.lifecycle import Lifecycle
     from pytest_mlctx.services import MlflowService
-    from pytest_mlctx.stragglers import Stragglers
     from pytest_mlctx.tracking import Tracking
 
 T = TypeVar("T")
-
-_SERVICE_FIXTURES = frozenset(
-    {"logger_service", "alerts_service", "alerts_outbox", "mlflow_service", "mlflow_sandbox", "mlflow_run"}
-)
 
 
 class Session:
@@ -39,6 +37,7 @@ class Session:
         self._blocks: list[ExitStack] = []  # of the fixtures, as they were entered
         self.settings = settings
         self.active = False
+        self._reuses_requirements = False
         self.workers_header: list[str] = []
         self.folder = Path()  # in pytest's temporary folder, once a service is asked for
 
@@ -55,12 +54,21 @@ class Session:
         return Hermetic(self.settings)
 
     @cached_property
+    def lifecycle(self) -> Lifecycle:
+        """Calls the rooms that follow tests."""
+        from pytest_mlctx.lifecycle import Lifecycle
+
+        return Lifecycle(self._config)
+
+    @cached_property
     def guard(self) -> Guard:
         """Looks after the state between tests."""
         from pytest_mlctx.guard import Guard
 
         every_test = bool(self.settings.autouse) or self.judges_every_test
-        return Guard(self.settings.leaks, (lambda item: True) if every_test else uses_service)
+        return Guard(
+            self.settings.leaks, (lambda item: True) if every_test else fixture_registry.uses_a_service
+        )
 
     @cached_property
     def tracking(self) -> Tracking:
@@ -111,19 +119,19 @@ class Session:
         return self.settings.leaks in ("warn", "error")
 
     def follow(self, items: list[pytest.Item]) -> None:
-        """Register the hooks that follow each test, where one is known to use a service or all are judged."""
+        """Follow each test from now on, where one is known to use a service or all are judged."""
         used = self.used_by(items)
         if used:
             self._load_loguru()
         if items and (self.judges_every_test or used):
-            self._register()
+            self._follow()
         if items and self.settings.requirements == "reuse":
             self.reuse_requirements(always=True)
 
     def activate(self, request: pytest.FixtureRequest) -> None:
         """Follow each test from now on: the first service is about to start for this request."""
         self._load_loguru()
-        self._register()
+        self._follow(request)
         self.guard.in_force(request)
 
     def _load_loguru(self) -> None:
@@ -131,26 +139,27 @@ class Session:
 
         load_loguru()
 
-    def _register(self) -> None:
+    def _follow(self, request: pytest.FixtureRequest | None = None) -> None:
         if not self.active:
-            from pytest_mlctx.discretion import Discretion
+            from pytest_mlctx.redaction import Redaction
             from pytest_mlctx.services import state
 
             self.active = True
             self._config.add_cleanup(state.watch(self._config.rootpath))
-            self._config.pluginmanager.register(self.guard, "mlctx-guard")
-            self._config.pluginmanager.register(self.tracking, "mlctx-tracking")
-            self._config.pluginmanager.register(Discretion(self._config), "mlctx-discretion")
+            self.lifecycle.join("guard", self.guard, request)
+            self.lifecycle.join("tracking", self.tracking, request)
+            self.lifecycle.join("redaction", Redaction(self._config))
 
     def reuse_requirements(self, *, always: bool) -> None:
         """Reuse what MLflow infers of models until the session ends, always or on a temporary store only."""
-        if self._config.pluginmanager.hasplugin("mlctx-models"):
+        if self._reuses_requirements:
             return
-        from pytest_mlctx.models import Models
+        from pytest_mlctx.model_requirements import ModelRequirements
 
-        models = Models(always=always)
-        self._config.pluginmanager.register(models, "mlctx-models")
-        self._config.add_cleanup(models.close)
+        self._reuses_requirements = True
+        requirements = ModelRequirements(always=always)
+        self.lifecycle.join("model_requirements", requirements)
+        self._config.add_cleanup(requirements.close)
 
     @cached_property
     def artifacts(self) -> Artifacts:
@@ -158,17 +167,17 @@ class Session:
         from pytest_mlctx.isolation import Artifacts
 
         artifacts = Artifacts(self._config, self.hermetic.folder / "artifacts")
-        self._config.pluginmanager.register(artifacts, "mlctx-artifacts")
+        self.lifecycle.join("artifacts", artifacts)
         return artifacts
 
     @cached_property
-    def stragglers(self) -> Stragglers:
+    def late_threads(self) -> LateThreads:
         """Threads that outlive the test that started them."""
-        from pytest_mlctx.stragglers import Stragglers
+        from pytest_mlctx.late_threads import LateThreads
 
-        stragglers = Stragglers()
-        self._config.pluginmanager.register(stragglers, "mlctx-stragglers")
-        return stragglers
+        late_threads = LateThreads()
+        self.lifecycle.join("late_threads", late_threads)
+        return late_threads
 
     @contextmanager
     def sandboxed(self) -> Iterator[Sandbox]:
@@ -177,7 +186,7 @@ class Session:
         from pytest_mlctx.services import remote
 
         sandbox = self.hermetic.create(self.hermetic.folder / "sandbox.db", fallback=self.folder)
-        sandbox.refuse = self.stragglers.check
+        sandbox.refuse = self.late_threads.check
         remote.opened(sandbox.uri)  # once for all tests
         try:
             yield Sandbox(self.artifacts, sandbox)
@@ -201,15 +210,14 @@ class Session:
             if self.settings.isolation != "session":
                 isolation = Isolation(
                     self.guard,
-                    self.stragglers,
+                    self.late_threads,
                     self.artifacts,
                     store,
                     empty,
                     service.experiment_name,
-                    request,
                 )
-                self._config.pluginmanager.register(isolation, "mlctx-isolation")
-                stack.callback(self._config.pluginmanager.unregister, isolation)
+                self.lifecycle.join("isolation", isolation, request)
+                stack.callback(self.lifecycle.leave, "isolation")
             yield
 
     def refuses(self, tracking_uri: str) -> str | None:
@@ -223,7 +231,9 @@ class Session:
 
     def used_by(self, items: list[pytest.Item]) -> bool:
         """Whether one of these tests is known to use a service before it runs."""
-        return bool(items) and (bool(self.settings.autouse) or any(map(uses_service, items)))
+        return bool(items) and (
+            bool(self.settings.autouse) or any(map(fixture_registry.uses_a_service, items))
+        )
 
     def hold_early(self) -> None:
         """Keep MLflow off every other store from before the first conftest is imported."""
@@ -241,21 +251,3 @@ class Session:
     def close(self) -> None:
         """Give back what is held until the session's end."""
         self._stack.close()
-
-
-def uses_service(item: pytest.Item) -> bool:
-    """Whether a test is known to use a service of ours; a user's own `mlflow_run` is none."""
-    definitions = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
-    if _SERVICE_FIXTURES.isdisjoint(definitions):
-        return False
-    return any(_leads_to_ours(name, definitions[name]) for name in _SERVICE_FIXTURES & definitions.keys())
-
-
-def _leads_to_ours(name: str, candidates: Sequence[pytest.FixtureDef[Any]]) -> bool:
-    """Whether the fixture in force, the last one, is ours or asks for the one that it overrides."""
-    for fixturedef in reversed(candidates):
-        if fixturedef.func.__module__ == "pytest_mlctx.fixtures":
-            return True
-        if name not in fixturedef.argnames:
-            return False
-    return False

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_mlctx.findings import UnclosedRuns
+from pytest_mlctx.lifecycle import Room
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_mlctx.services.runs import Detached
 
 
-class Tracking:
+class Tracking(Room):
     """Follows each test from its setup to its outcome; registered once the MLflow service is in force."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
@@ -77,22 +80,20 @@ class Tracking:
             self._detached.append(runs.detach(run_id, store_uri))
             self._record = None
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+    def before_setup(self, item: pytest.Item) -> None:
         """Begin a test, or another attempt at it."""
         self._item, self._outcome = item, "passed"
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
-        """Know when a fixture of higher scope is being set up."""
-        shared = fixturedef.scope != "function"
-        self._shared_setups += shared
+    @contextmanager
+    def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        """The runs of a fixture of higher scope are no test's."""
+        self._shared_setups += 1
         try:
-            return (yield)
+            yield
         finally:
-            self._shared_setups -= shared
+            self._shared_setups -= 1
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def on_logged_report(self, report: pytest.TestReport) -> None:
         """Collect the outcome of a subtest, whose report comes this way only."""
         self._note(report)
 
@@ -102,22 +103,17 @@ class Tracking:
         elif report.skipped and self._outcome == "passed":
             self._outcome = "xfailed" if hasattr(report, "wasxfail") else "skipped"
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """End the test's run when the last of its reports is made."""
-        report = yield
         self._note(report)  # here, since a plugin that runs the test again logs another outcome
-        if call.when == "teardown":
+        if report.when == "teardown":
             unclosed = self._close("FAILED" if self._outcome == "failed" else "FINISHED", self._outcome)
             if unclosed:
-                vars(report)["mlctx_unclosed"] = unclosed
+                UnclosedRuns.attach(report, unclosed)
             self._item = None
-        return report
 
-    @pytest.hookimpl(wrapper=True, trylast=True)  # the innermost: the summary is written in another wrapper
-    def pytest_sessionfinish(self, exitstatus: int) -> Generator[None, None, None]:
+    @contextmanager
+    def during_sessionfinish(self, exitstatus: int) -> Iterator[None]:
         """End the run of a test that was interrupted, which gets no report."""
         from pytest_mlctx.services import runs
 

@@ -47,6 +47,20 @@ def test_what_is_used_is_told_after_collection(pytester: pytest.Pytester, listed
     )
 
 
+def test_a_fixture_of_the_suite_with_the_name_of_one_of_ours_is_not_told(
+    pytester: pytest.Pytester, listed: None
+) -> None:
+    suite = """
+        import pytest
+
+        @pytest.fixture
+        def mlflow_run(): return "the suite's own"
+
+        def test_own(mlflow_run, logger_service): pass
+    """
+    assert header(pytester, suite) == ["mlctx: logger_service: temporary file, DEBUG"]
+
+
 @pytest.mark.parametrize("args", [["-q"], ["--no-header"], ["--collect-only", "-q"], ["-qq"]])
 def test_nothing_where_pytest_has_no_header(pytester: pytest.Pytester, listed: None, args: list[str]) -> None:
     assert header(pytester, LOGS, *args) == []

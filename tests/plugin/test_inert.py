@@ -55,7 +55,17 @@ SUITE = """
         '''
 """
 HEAVY = {"mlflow", "loguru", "plyer", "pydantic", "numpy", "pandas", "sqlalchemy", "platformdirs", "filelock"}
-OURS = {"", ".entrypoint", ".plugin", ".options", ".settings", ".session", ".fixtures"}
+OURS = {
+    "",
+    ".entrypoint",
+    ".fixture_registry",
+    ".fixtures",
+    ".options",
+    ".plugin",
+    ".pytest_internals",
+    ".session",
+    ".settings",
+}
 
 
 @pytest.fixture

@@ -1,36 +1,31 @@
-"""What a session writes of its tests: without the credentials that MLflow's errors and prints carry."""
+"""Redaction of what a session writes of its tests: credentials in MLflow's errors and prints."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Generator
 from typing import Any
 
 import pytest
 
+from pytest_mlctx import pytest_internals
+from pytest_mlctx.lifecycle import Room
 
-class Discretion:
+
+class Redaction(Room):
     """Redacts reports, for the terminal and whatever else is made of them, the log file and live logs."""
 
     def __init__(self, config: pytest.Config) -> None:
         from pytest_mlctx.services.secrets import redact_prose
 
         self._redact = redact_prose
-        plugin = config.pluginmanager.get_plugin("logging-plugin")
-        for name in ("log_file_handler", "log_cli_handler"):  # what reports show of a log is in them
-            handler = getattr(plugin, name, None)
-            if isinstance(handler, logging.Handler):
-                handler.format = self._formatting(handler.format)  # type: ignore[method-assign]
+        for handler in pytest_internals.log_file_handlers(config):  # what reports show of a log is in them
+            handler.format = self._formatting(handler.format)  # type: ignore[method-assign]
 
     def _formatting(self, original: Any) -> Any:
         return lambda record: self._redact(original(record))
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Redact the traceback and the captured output."""
-        report = yield
         report.longrepr, report.sections = self._redacted(report.longrepr), self._redacted(report.sections)
-        return report
 
     def _redacted(self, thing: Any) -> Any:
         if isinstance(thing, str):

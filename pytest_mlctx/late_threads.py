@@ -1,21 +1,24 @@
-"""Code that still runs when the test that started it is over: it is kept from the tests' temporary stores."""
+"""Threads that outlive the test that started them: they are kept from the tests' temporary stores."""
 
 from __future__ import annotations
 
 import sys
 import sysconfig
 import threading
-from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary, WeakSet
 
 import pytest
 
+from pytest_mlctx.lifecycle import Room
+
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
-class Stragglers:
+class LateThreads(Room):
     """Looks between tests for threads that a test started and left in the middle of the user's code.
 
     A thread that was there before, or that a fixture of higher scope started, is none; nor is one of a pool
@@ -26,10 +29,9 @@ class Stragglers:
         self._welcome = WeakSet(threading.enumerate())
         self._barred: WeakKeyDictionary[threading.Thread, tuple[FrameType, str]] = WeakKeyDictionary()
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Bar what still runs after the test's teardown, each attempt's own."""
-        threads = set(threading.enumerate()) - set(self._welcome) if call.when == "teardown" else ()
+        threads = set(threading.enumerate()) - set(self._welcome) if report.when == "teardown" else ()
         if threads:
             frames = sys._current_frames()
             for thread in threads:
@@ -37,14 +39,12 @@ class Stragglers:
                 if began is not None and thread not in self._barred:
                     self._barred[thread] = began, item.nodeid
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
-        """Welcome the threads that a fixture of higher scope starts."""
-        if fixturedef.scope == "function":
-            return (yield)
+    @contextmanager
+    def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        """Welcome the threads that the fixture starts."""
         before = set(threading.enumerate())
         try:
-            return (yield)
+            yield
         finally:
             self._welcome.update(set(threading.enumerate()) - before)
 

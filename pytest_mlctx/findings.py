@@ -1,0 +1,87 @@
+"""What the rooms find out about a test: attached to its report, and told in the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import pytest
+
+
+class Finding:
+    """One kind of finding: a subclass says what of it stands in the summary.
+
+    Reports carry findings from xdist's workers to the controller, so that a finding is made of plain data.
+    """
+
+    attribute: ClassVar[str]  # of the report
+
+    @classmethod
+    def attach(cls, report: pytest.TestReport, found: Any) -> None:
+        """Hand a finding over with the report of the test."""
+        vars(report)[cls.attribute] = found
+
+    @classmethod
+    def attached(cls, reports: Iterable[Any]) -> list[Any]:
+        """The findings of this kind that reports carry."""
+        attributes = (getattr(report, "__dict__", {}) for report in reports)
+        return [of_report[cls.attribute] for of_report in attributes if cls.attribute in of_report]
+
+    @classmethod
+    def told(cls, found: list[Any], *, judges_every_test: bool) -> tuple[str, list[str]]:
+        """What the summary says of the findings of all tests: a title, or none, and lines.
+
+        Args:
+            found: what was attached, in the order of the reports.
+            judges_every_test: whether each leak is to be told.
+        """
+        raise NotImplementedError
+
+
+class Leaks(Finding):
+    """What a test left changed, sentence by sentence."""
+
+    attribute = "mlctx_leaks"
+
+    @classmethod
+    def told(cls, found: list[list[str]], *, judges_every_test: bool) -> tuple[str, list[str]]:
+        """Each leak where every test is judged, else one line with the count of tests."""
+        if judges_every_test:
+            return "mlctx: left changed", [leak for of_a_test in found for leak in of_a_test]
+        tests = "1 test" if len(found) == 1 else f"{len(found)} tests"
+        return "", [f"mlctx: {tests} left the global context changed: --mlctx-leaks=warn tells what"]
+
+
+class UnclosedRuns(Finding):
+    """Why runs of a test stay open in their store."""
+
+    attribute = "mlctx_unclosed"
+
+    @classmethod
+    def told(cls, found: list[list[str]], *, judges_every_test: bool) -> tuple[str, list[str]]:
+        """Each reason."""
+        return "", [f"mlctx: {why}" for of_a_test in found for why in of_a_test]
+
+
+class InferredRequirements(Finding):
+    """What became of the requirements of a test's models: counts, seconds, why none are kept."""
+
+    attribute = "mlctx_models"
+
+    @classmethod
+    def told(cls, found: list[dict[str, Any]], *, judges_every_test: bool) -> tuple[str, list[str]]:
+        """One line, where inferring took more than a second."""
+        seconds = sum(of_a_test["seconds"] for of_a_test in found)
+        if seconds <= 1:
+            return "", []
+        reused, inferred = (sum(of_a_test[what] for of_a_test in found) for what in ("reused", "inferred"))
+        kinds = "1 kind" if inferred == 1 else f"{inferred} kinds"
+        refused = sorted({of_a_test["refused"] for of_a_test in found if of_a_test["refused"]})
+        return "", [
+            f"mlctx: requirements of {kinds} of model inferred in {seconds:.1f} s, {reused} reused",
+            *(f"mlctx: {why}" for why in refused),
+        ]
+
+
+KINDS: tuple[type[Finding], ...] = (Leaks, UnclosedRuns, InferredRequirements)
+"""In the order of the summary."""
