@@ -6,18 +6,17 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlctx import pytest_internals
+from pytest_mlctx import options, pytest_internals
 from pytest_mlctx.findings import Leaks
 from pytest_mlctx.lifecycle import Room
 
 if TYPE_CHECKING:
     from pytest_mlctx.services.state import Cell, Change, State
 
-Mode = Literal["auto", "off", "warn", "error"]
 Author = tuple[object, str]
 """A value that a cell was left with, and who left it."""
 
@@ -73,7 +72,7 @@ class Guard(Room):
         concerns: whether a test is to be looked at although no service is in force yet.
     """
 
-    def __init__(self, mode: Mode, concerns: Callable[[pytest.Item], bool]) -> None:
+    def __init__(self, mode: options.Leaks, concerns: Callable[[pytest.Item], bool]) -> None:
         from pytest_mlctx.services import state
 
         self._state = state

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import pytest
 
 Origin = Literal["command line", "ini", "default"]
 """Where a value came from."""
+
+Isolation = Literal["auto", "session", "test"]
+Remote = Literal["refuse", "redirect", "allow"]
+Requirements = Literal["auto", "infer", "reuse"]
+Alerts = Literal["console", "desktop", "off"]
+Leaks = Literal["auto", "off", "warn", "error"]
 
 
 class Option(NamedTuple):
@@ -35,6 +41,10 @@ class Option(NamedTuple):
     def ini(self) -> str:
         """As it is written in an ini file."""
         return f"mlctx_{self.name}"
+
+    def named(self, origin: Origin) -> str:
+        """As it was given."""
+        return f"ini option {self.ini}" if origin == "ini" else self.flag
 
     @property
     def placeholder(self) -> str:
@@ -86,14 +96,14 @@ OPTIONS = (
         "session: the store keeps what all tests logged; auto: test on the temporary store, session on "
         "one that you named",
         default="auto",
-        choices=("auto", "session", "test"),
+        choices=get_args(Isolation),
     ),
     Option(
         "remote",
         "what becomes of a remote store that the code under test names itself while the temporary one is in "
         "force: refuse it at first use, redirect it to the temporary store, or allow it",
         default="refuse",
-        choices=("refuse", "redirect", "allow"),
+        choices=get_args(Remote),
     ),
     Option(
         "requirements",
@@ -101,21 +111,21 @@ OPTIONS = (
         "time, as MLflow does; reuse them for each kind of model, in every test; auto: reuse them on a "
         "temporary store",
         default="auto",
-        choices=("auto", "infer", "reuse"),
+        choices=get_args(Requirements),
     ),
     Option("tag", "tag every run; repeatable", metavar="KEY=VALUE", repeatable=True, ini_type="linelist"),
     Option(
         "alerts",
         "where alerts go: printed, shown on the desktop, or nowhere",
         default="console",
-        choices=("console", "desktop", "off"),
+        choices=get_args(Alerts),
     ),
     Option(
         "leaks",
         "what to do when a test leaves the process-wide state changed: auto puts it back for tests that use "
         "a service and counts them; warn and error judge every test",
         default="auto",
-        choices=("auto", "off", "warn", "error"),
+        choices=get_args(Leaks),
     ),
     Option(
         "autouse",
@@ -124,6 +134,20 @@ OPTIONS = (
         ini_type="args",
     ),
 )
+
+
+BY_NAME = {option.name: option for option in OPTIONS}
+
+
+def needs_the_temporary_store(isolation: Origin, other: str) -> str:
+    """The sentence for isolation by test beside a store that something else names.
+
+    Args:
+        isolation: where the value `test` came from.
+        other: what names the other store.
+    """
+    name = BY_NAME["isolation"].named(isolation)
+    return f"{name}: 'test' needs the temporary store and {other} names another, drop one of them."
 
 
 def add_options(parser: pytest.Parser) -> None:

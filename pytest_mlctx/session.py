@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from pytest_mlctx import fixture_registry
+from pytest_mlctx import fixture_registry, options
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no service pays for none
@@ -223,9 +223,8 @@ class Session:
     def refuses(self, tracking_uri: str) -> str | None:
         """Why tests cannot track there, as one sentence."""
         if self.settings.isolation == "test" and tracking_uri != self.hermetic.store_uri:
-            return (
-                "--mlctx-isolation: 'test' needs the temporary store and the fixture mlflow_config names "
-                "another, drop one of them."
+            return options.needs_the_temporary_store(
+                self.settings.origins["isolation"], "the fixture mlflow_config"
             )
         return None
 

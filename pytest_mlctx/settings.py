@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pytest_mlctx import options
 from pytest_mlctx.options import OPTIONS, UNSET, Option, Origin
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ class Settings(NamedTuple):
     log_sink: Path | None
     tracking_uri: str | None
     registry_uri: str | None
-    isolation: Literal["auto", "session", "test"]
-    remote: Literal["refuse", "redirect", "allow"]
-    requirements: Literal["auto", "infer", "reuse"]
+    isolation: options.Isolation
+    remote: options.Remote
+    requirements: options.Requirements
     tags: Mapping[str, str]
-    alerts: Literal["console", "desktop", "off"]
-    leaks: Literal["auto", "off", "warn", "error"]
+    alerts: options.Alerts
+    leaks: options.Leaks
     autouse: tuple[str, ...]
     origins: Mapping[str, Origin]
 

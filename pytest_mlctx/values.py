@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_mlctx.options import OPTIONS, Option, Origin
+from pytest_mlctx.options import BY_NAME, OPTIONS, Option, Origin, needs_the_temporary_store
 
 SERVICES = ("logger", "alerts", "mlflow")
 _LONGEST_KEY = 250  # characters (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
@@ -30,17 +30,13 @@ def judge(values: dict[str, Any], origins: Mapping[str, Origin], config: pytest.
         for option in OPTIONS:
             if (origin := origins[option.name]) != "default":
                 base = _base_folder(config, origin)
-                values[option.name] = _meaning(option, _name(option, origin), values[option.name], base)
+                values[option.name] = _meaning(option, option.named(origin), values[option.name], base)
         if values["isolation"] == "test" and values["tracking_uri"] is not None:
             _prefer_one(values, origins)
     except pytest.UsageError as error:
         from pytest_mlctx.services.secrets import redact
 
         raise pytest.UsageError(redact(str(error))) from None
-
-
-def _name(option: Option, origin: Origin) -> str:
-    return f"ini option {option.ini}" if origin == "ini" else option.flag
 
 
 def _base_folder(config: pytest.Config, origin: Origin) -> Path:
@@ -70,11 +66,8 @@ def _hint(value: str, choices: Sequence[str]) -> str:
 def _prefer_one(values: dict[str, Any], origins: Mapping[str, Origin]) -> None:
     """Isolation by test needs the temporary store: what stands on the command line beats what is in ini."""
     if origins["isolation"] == origins["tracking_uri"]:
-        names = {option.name: _name(option, origins[option.name]) for option in OPTIONS}
-        raise pytest.UsageError(
-            f"{names['isolation']}: 'test' needs the temporary store and {names['tracking_uri']} names "
-            "another, drop one of them."
-        )
+        other = BY_NAME["tracking_uri"].named(origins["tracking_uri"])
+        raise pytest.UsageError(needs_the_temporary_store(origins["isolation"], other))
     if origins["isolation"] == "command line":
         values["tracking_uri"] = None
     else:
