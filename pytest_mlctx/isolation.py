@@ -85,10 +85,10 @@ class Isolation(Room):
         empty: Savepoint,
         experiment: str,
     ) -> None:
-        from pytest_mlctx.services import runs
+        from pytest_mlctx.services import defaults
         from pytest_mlctx.services.store import layers
 
-        self._runs, self._layers = runs, layers
+        self._defaults, self._layers = defaults, layers
         self._guard = guard
         self._late_threads = late_threads
         self._transactions = 0
@@ -97,7 +97,7 @@ class Isolation(Room):
         self._store = store
         self._empty = empty
         self._experiment = experiment
-        self._experiment_id = runs.active_experiment_id()
+        self._experiment_id = defaults.active_experiment_id()
         self._left: dict[pytest.FixtureDef[Any], _Left] = {}
         self._version = -1  # of the store's data when a test began
         self._setting_up = False
@@ -127,8 +127,8 @@ class Isolation(Room):
             start, experiment=self._experiment, artifacts=self._artifacts.take()
         )
         self._version = self._store.data_version()
-        if self._runs.active_experiment_id() == before:
-            self._runs.activate_experiment(self._experiment_id)
+        if self._defaults.active_experiment_id() == before:
+            self._defaults.activate_experiment(self._experiment_id)
         self._guard.renumber_experiment(before, self._experiment_id)
 
     @contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from pytest_mlctx.services import remote, runs, secrets, state, store, uris
+from pytest_mlctx.services import defaults, remote, runs, secrets, state, store, uris
 from pytest_mlctx.services.base import Service, ServiceError
 from pytest_mlctx.services.deadline import within
 
@@ -162,18 +162,18 @@ class MlflowService(Service):
                 if remote.reaches(uri) and not store.is_temporary(uri):
                     uris.ask(f"MlflowService.{field}", uri, self.experiment_name)
             store.serve()
-            mlflow.set_tracking_uri(self.tracking_uri)
-            mlflow.set_registry_uri(registry_uri)
+            defaults.track_to(self.tracking_uri, registry_uri)
             ours = store.store_of(self.tracking_uri)
             known = None if ours is None else ours.experiment_id(self.experiment_name)
             if known is not None:
-                runs.activate_experiment(known)  # what a sandbox would wait for longest
+                defaults.activate_experiment(known)  # what a sandbox would wait for longest
             else:
                 with self._told_as_service_errors():
                     find = functools.partial(self._experiment_id, self.client())
                     # A server that answers a question may still hang when it is to make the experiment.
                     found = within(uris.DEADLINE, find) if uris.is_server(self.tracking_uri) else find()
-                    mlflow.set_experiment(experiment_id=found)
+                    mlflow.set_experiment(experiment_id=found)  # on Databricks also where traces go
+                    defaults.activate_experiment(found)
         self._autolog()
 
     def _experiment_id(self, client: mlflow.MlflowClient) -> str:

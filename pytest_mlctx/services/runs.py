@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 from pytest_mlctx.services import deadline
@@ -25,20 +23,6 @@ def active_run_ids() -> list[str]:
     from mlflow.tracking import fluent
 
     return [run.info.run_id for run in fluent._active_run_stack.get()]
-
-
-def active_experiment_id() -> str:
-    """The experiment that the fluent API opens runs in; empty where none is set."""
-    from mlflow.tracking import fluent
-
-    return str(fluent._active_experiment_id or "")
-
-
-def activate_experiment(experiment_id: str) -> None:
-    """What ``mlflow.set_experiment`` does to the process, for an experiment that is known to exist."""
-    fluent: Any = import_module("mlflow.tracking.fluent")
-    fluent._active_experiment_id = experiment_id
-    os.environ["MLFLOW_EXPERIMENT_ID"] = experiment_id
 
 
 @contextmanager

@@ -15,7 +15,7 @@ HEAD = """
     from loguru import logger
 
     def experiment():
-        return mlflow.get_experiment(mlflow.tracking.fluent._active_experiment_id).name
+        return mlflow.get_experiment(mlflow.tracking.fluent._get_experiment_id()).name
 """
 
 

@@ -392,7 +392,7 @@ ORDER_DEPENDENT = """
     import mlflow, pytest
     from loguru import logger
 
-    def experiment(): return mlflow.get_experiment(mlflow.tracking.fluent._active_experiment_id).name
+    def experiment(): return mlflow.get_experiment(mlflow.tracking.fluent._get_experiment_id()).name
 
     def test_j_last_run(mlflow_service): assert mlflow.last_active_run() is None
     def test_a_uses_the_default(mlflow_service): assert experiment() == mlflow_service.experiment_name

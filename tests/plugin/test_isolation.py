@@ -309,7 +309,7 @@ def test_the_experiment_is_new_for_each_test_and_all_that_name_it_follow(session
 
         @pytest.fixture(scope="class")
         def elsewhere(mlflow_service):
-            before = mlflow.tracking.fluent._active_experiment_id
+            before = mlflow.tracking.fluent._get_experiment_id()
             mlflow.set_experiment("elsewhere")
             yield
             mlflow.set_experiment(experiment_id=before)

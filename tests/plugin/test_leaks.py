@@ -43,9 +43,9 @@ PROBE = """
             "run": [run.info.run_id for stack in stacks.values() for run in stack],
             "uri": mlflow.get_tracking_uri(),
             "registry": mlflow.get_registry_uri(),
-            "experiment": SERVICE[0].client().get_experiment(fluent._active_experiment_id).name,
+            "experiment": SERVICE[0].client().get_experiment(fluent._get_experiment_id()).name,
             "environment": {
-                k: v if k != "MLFLOW_EXPERIMENT_ID" else v == fluent._active_experiment_id
+                k: v if k != "MLFLOW_EXPERIMENT_ID" else v == fluent._get_experiment_id()
                 for k, v in os.environ.items()
                 if "MLFLOW" in k
             },

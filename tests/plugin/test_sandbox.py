@@ -14,7 +14,7 @@ from test_isolation import HEAD
 MORE = """
     def state():
         return (mlflow.get_tracking_uri(), mlflow.get_registry_uri(), mlflow.active_run(),
-                mlflow.tracking.fluent._active_experiment_id,
+                mlflow.tracking.fluent._get_experiment_id(),
                 {name: value for name, value in os.environ.items() if "MLFLOW" in name})
 """
 

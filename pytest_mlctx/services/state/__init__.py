@@ -10,13 +10,13 @@ import gc
 import logging as _logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from pytest_mlctx.services.secrets import redact
 from pytest_mlctx.services.state import environment, files, leases, loguru, mlflow
 from pytest_mlctx.services.state import logging as _logging_state
 from pytest_mlctx.services.state.files import expect, watch
-from pytest_mlctx.services.state.kinds import ABSENT, Cell, Change, Kind, Library, State, loaded, same
+from pytest_mlctx.services.state.kinds import ABSENT, Cell, Change, Held, Kind, Library, State, loaded, same
 
 __all__ = [
     "ABSENT",
@@ -107,11 +107,15 @@ def compare(before: State, after: State) -> list[Change]:
     def sentence(kind: Kind, change: Change) -> str | None:
         key = change.cell[1]
         echoed = kind.echo_of(key)
-        if echoed in became and same(became[echoed], change.after):
+        if echoed in became and same(_in_force(became[echoed]), change.after):
             return None
         return kind.tell(key, change.before, change.after)
 
     return [replace(change, sentence=sentence(kind, change)) for kind, change in differences]
+
+
+def _in_force(value: object) -> object:
+    return value.key[-1] if isinstance(value, Held) and isinstance(value.key, tuple) else value
 
 
 def restore(before: State, *, elsewhere: bool = True) -> None:
@@ -166,10 +170,16 @@ def move(baseline: State, before: State, after: State) -> State:
 
 
 def renumbered(state: State, before: str, after: str) -> State:
-    """The state with another id of the active experiment, where it has the one before."""
-    active: Cell = ("mlflow.experiment", "")
-    if state.cells.get(active) != before:
+    """The state with another id of the service's experiment, where it has the one before."""
+    defaults: Any = state.cells.get(("mlflow.defaults", ""))
+    if defaults is None or defaults.experiment_id != before:
         return state  # a variable alone is the user's, whose store may have an experiment of that id
-    echo: Cell = ("environment.variable", "MLFLOW_EXPERIMENT_ID")
-    cells = {cell: after for cell in (active, echo) if state.cells.get(cell) == before}
-    return replace(state, cells={**state.cells, **cells})
+    moved: dict[Cell, object] = {("mlflow.defaults", ""): defaults._replace(experiment_id=after)}
+    variable: Cell = ("environment.variable", "MLFLOW_EXPERIMENT_ID")
+    if state.cells.get(variable) == before:
+        moved[variable] = after
+    active: Any = state.cells.get(("mlflow.experiment", ""))
+    if active is not None and before in active.key:
+        ids = tuple(after if value == before else value for value in active.key)
+        moved["mlflow.experiment", ""] = Held(ids, ids[0])
+    return replace(state, cells={**state.cells, **moved})

@@ -6,6 +6,7 @@ import os
 from collections.abc import Hashable, Iterable
 from typing import Any
 
+from pytest_mlctx.services import defaults
 from pytest_mlctx.services.state.kinds import ABSENT, Cell, Kind
 
 _PREFIXES = ("MLFLOW_", "_MLFLOW_", "OTEL_")
@@ -41,6 +42,8 @@ class Variable(Kind):
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """Which variable, and what became of it."""
         if key == "OTEL_RESOURCE_ATTRIBUTES":  # MLflow adds itself to it when it makes a tracer provider
+            return None
+        if after is ABSENT and defaults.stood_in(before):  # code went to another store, or cleaned up
             return None
         what = "set" if before is ABSENT else "deleted" if after is ABSENT else "changed"
         return f"`{key}` {what}"

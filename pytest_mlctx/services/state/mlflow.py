@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
-from pytest_mlctx.services.state.kinds import AsImported, Attribute, ContextVariable, Kind, Table
+from pytest_mlctx.services import defaults
+from pytest_mlctx.services.state.kinds import (
+    ABSENT,
+    AsImported,
+    Attribute,
+    ContextVariable,
+    Held,
+    Kind,
+    Table,
+)
 from pytest_mlctx.services.state.mlflow_autologging import KINDS as AUTOLOGGING
 from pytest_mlctx.services.state.mlflow_runs import KINDS as RUNS
 from pytest_mlctx.services.state.mlflow_runs import experiment_name
@@ -29,6 +40,59 @@ def _experiment(after: Any) -> str:
         return "active experiment unset"
     name = experiment_name(after)
     return f"active experiment changed to {after if name is None else repr(name)}"
+
+
+class WithVariable(Attribute):
+    """A variable of MLflow's before which an environment variable stands: what is in force is told.
+
+    Its value is a `Held` of the variable and of what is in force by it or without it.
+    """
+
+    def __init__(self, name: str, module: str, path: str, variable: str, tell: Callable[[Any], str]) -> None:
+        super().__init__(name, module, path)
+        self._variable = variable
+        self._say = tell
+
+    def _in_force(self, value: Any) -> str:
+        return str(value) if value is not None else os.environ.get(self._variable) or self._default()
+
+    def _default(self) -> str:
+        return str(sys.modules["mlflow"].get_tracking_uri()) if self._variable.endswith("URI") else ""
+
+    def _pristine_in_force(self) -> str:
+        """What the import of MLflow found, which has set the variable since where code has set its own."""
+        value, variable = self._get(), os.environ.pop(self._variable, None)
+        self._set(None)
+        try:
+            return self._default()
+        finally:
+            self._set(value)
+            if variable is not None:
+                os.environ[self._variable] = variable
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The one cell, where the module is imported."""
+        if self._owner() is None:
+            return ()
+        value = self._get()
+        return (("", Held((value, self._in_force(value)), value)),)
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Assign the variable."""
+        self._set(None if before is ABSENT else before.thing)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """What is in force, where that is something else than before."""
+        if after is not ABSENT and after.thing is None and (before is ABSENT or _was_a_default(before)):
+            return None
+        in_force = [
+            self._pristine_in_force() if value is ABSENT else value.key[1] for value in (before, after)
+        ]
+        return None if in_force[0] == in_force[1] else self._say(in_force[1])
+
+
+def _was_a_default(value: Any) -> bool:
+    return value.thing is None and defaults.stood_in(value.key[1])
 
 
 class LoggerLevel(Kind):
@@ -58,22 +122,31 @@ KINDS: tuple[Kind, ...] = (
     *RUNS,
     *AUTOLOGGING,
     *TRACING,  # before the URIs and the stores: a provider that is put away exports what it holds
-    Attribute(
+    WithVariable(
         "mlflow.tracking_uri",
         "mlflow.tracking._tracking_service.utils",
         "_tracking_uri",
+        "MLFLOW_TRACKING_URI",
         tell=_changed("tracking URI"),
     ),
-    Attribute(
+    WithVariable(
         "mlflow.registry_uri",
         "mlflow.tracking._model_registry.utils",
         "_registry_uri",
+        "MLFLOW_REGISTRY_URI",
         tell=_changed("registry URI"),
     ),
-    Attribute(
+    Attribute("mlflow.defaults", "pytest_mlctx.services.defaults", "held"),
+    AsImported("mlflow.reset", "mlflow.tracking._tracking_service.utils", "reset"),
+    AsImported("mlflow.experiment_from_env", "mlflow.tracking.fluent", "_get_experiment_id_from_env"),
+    AsImported(
+        "mlflow.registry_from_env", "mlflow.tracking._model_registry.utils", "_get_registry_uri_from_context"
+    ),
+    WithVariable(
         "mlflow.experiment",
         "mlflow.tracking.fluent",
         "_active_experiment_id",
+        "MLFLOW_EXPERIMENT_ID",
         tell=_experiment,
     ),
     Attribute(

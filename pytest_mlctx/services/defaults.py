@@ -1,0 +1,145 @@
+"""What MLflow falls back on while a service runs: its store, and on that store its experiment and registry.
+
+They stand in the environment, where MLflow looks last: what code sets itself goes before them.
+Code that moves to another store finds MLflow's own defaults there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from importlib import import_module
+from typing import Any, NamedTuple
+
+_TRACKING, _REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
+_ID, _NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
+
+
+class Defaults(NamedTuple):
+    """Those of the innermost running service."""
+
+    tracking_uri: str
+    registry_uri: str
+    experiment_id: str
+
+    def of_this_store_only(self) -> dict[str, str]:
+        """The variables that hold on the tracking store alone; a registry elsewhere is in use everywhere."""
+        found = {_ID: self.experiment_id}
+        return found | ({_REGISTRY: self.registry_uri} if self.registry_uri == self.tracking_uri else {})
+
+
+held: Defaults | None = None
+"""Captured and put back with the state of MLflow."""
+
+
+def track_to(tracking_uri: str, registry_uri: str) -> None:
+    """Make these the stores that MLflow falls back on; tracing stays off where it was."""
+    import mlflow
+    from mlflow.tracing.provider import is_tracing_enabled
+
+    global held
+    held = None
+    if mlflow.get_tracking_uri() != tracking_uri:
+        traced = is_tracing_enabled()
+        mlflow.set_tracking_uri(tracking_uri)  # a tracer provider exports to the one before until then
+        if not traced:
+            mlflow.tracing.disable()
+    _module("tracking._tracking_service.utils")._tracking_uri = None
+    _module("tracking._model_registry.utils")._registry_uri = None
+    os.environ[_TRACKING], os.environ[_REGISTRY] = tracking_uri, registry_uri
+
+
+def activate_experiment(experiment_id: str) -> None:
+    """Make this the experiment that MLflow falls back on, in the store that it tracks to now."""
+    import mlflow
+
+    global held
+    held = Defaults(mlflow.get_tracking_uri(), mlflow.get_registry_uri(), experiment_id)
+    fluent = _module("tracking.fluent")
+    fluent._active_experiment_id = None
+    os.environ[_ID] = experiment_id
+    tracking, registry = (
+        _module("tracking._tracking_service.utils"),
+        _module("tracking._model_registry.utils"),
+    )
+    _wrap(tracking, "reset", _following)
+    _wrap(fluent, "_get_experiment_id_from_env", lambda original: _hiding(original, _ID, known=True))
+    _wrap(registry, "_get_registry_uri_from_context", lambda original: _hiding(original, _REGISTRY))
+
+
+def active_experiment_id() -> str:
+    """The experiment that the fluent API opens runs in, where code or a service has set one; else empty."""
+    return str(_module("tracking.fluent")._active_experiment_id or os.environ.get(_ID, ""))
+
+
+def stood_in(value: object) -> bool:
+    """Whether the environment has this value from a running service."""
+    return held is not None and value in held
+
+
+def _module(name: str) -> Any:
+    return import_module(f"mlflow.{name}")
+
+
+def _wrap(module: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
+    original = getattr(module, name)
+    if not hasattr(original, "mlctx_defaults"):
+        wrapped: Any = wraps(original)(wrapper(original))
+        wrapped.mlctx_defaults = True
+        setattr(module, name, wrapped)
+
+
+def _hiding(original: Any, variable: str, *, known: bool = False) -> Any:
+    """MLflow's look at a variable, which does not see ours while code tracks elsewhere or names another."""
+
+    def look() -> Any:
+        ours = None if held is None else held.of_this_store_only().get(variable)
+        if ours is None or os.environ.get(variable) != ours:
+            return original()
+        if _is_elsewhere() or (variable == _ID and _NAME in os.environ):
+            with _hidden(variable):
+                return original()
+        return ours if known else original()  # MLflow would ask the store for the experiment
+
+    return look
+
+
+def _following(original: Any) -> Any:
+    """What MLflow calls when its tracking URI was set: our variables go and come, for child processes."""
+
+    def reset(*arguments: Any, **named: Any) -> Any:
+        try:
+            return original(*arguments, **named)
+        finally:
+            if held is not None:
+                _follow(held)
+
+    return reset
+
+
+def _follow(ours: Defaults) -> None:
+    if _module("tracking._tracking_service.utils")._tracking_uri is None:
+        os.environ.setdefault(_TRACKING, ours.tracking_uri)  # MLflow unsets it together with its own
+    elsewhere = _is_elsewhere()
+    for name, value in ours.of_this_store_only().items():
+        if elsewhere and os.environ.get(name) == value:
+            del os.environ[name]
+        elif not elsewhere and not (name == _ID and _NAME in os.environ):
+            os.environ.setdefault(name, value)
+
+
+def _is_elsewhere() -> bool:
+    import mlflow
+
+    return held is not None and mlflow.get_tracking_uri() != held.tracking_uri
+
+
+@contextmanager
+def _hidden(variable: str) -> Iterator[None]:
+    value = os.environ.pop(variable)
+    try:
+        yield
+    finally:
+        os.environ[variable] = value
