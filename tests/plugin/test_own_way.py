@@ -54,9 +54,11 @@ SUITE = """
         assert experiment_of(run) == "mine"
 
 
-    def test_a_child_process_finds_the_default_experiment_too(own):
+    def test_a_child_process_finds_the_default_experiment_too(own, tmp_path):
         code = "import mlflow; print(mlflow.start_run().info.experiment_id)"
-        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        child = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
         assert mlflow.get_experiment(child.stdout.split()[-1]).name == "Default"
 
 
