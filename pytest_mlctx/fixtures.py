@@ -119,7 +119,7 @@ def alerts_service(request: pytest.FixtureRequest, alerts_config: dict[str, Any]
     from pytest_mlctx.services import AlertsService
 
     service = _made(AlertsService, alerts_config, "alerts_config")
-    return Session.of(request.config).enter(request, _running(service))
+    return Session.of(request.config).enter(request, _running(service), service.instead_of_plyer())
 
 
 @pytest.fixture

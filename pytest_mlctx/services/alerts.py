@@ -90,18 +90,51 @@ class AlertsService(Service):
                 f"AlertsService.notify() got the level {level!r}: "
                 "use DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL."
             )
+        self._send(Alert(title, message, level), self.app_name, self.timeout)
+
+    def _send(self, alert: Alert, app_name: str, timeout: int | None) -> None:
         for outbox in (self._sent, *self._outboxes):
-            outbox.append(Alert(title, message, level))
-        if self.level == "OFF" or _SEVERITIES[level] < _SEVERITIES[self.level]:
+            outbox.append(alert)
+        if self.level == "OFF" or _SEVERITIES[alert.level] < _SEVERITIES[self.level]:
             return
-        line = f"[{self.app_name}] {title}: {message}"
+        line = f"[{app_name}] {alert.title}: {alert.message}"
         if not self.enable:
             _print(line)
             return
         try:
-            _show(title=title, message=message, app_name=self.app_name, timeout=self.timeout)
+            _show(title=alert.title, message=alert.message, app_name=app_name, timeout=timeout)
         except Exception:  # whatever a backend or a suite's mock raises, the alert is not lost
             _print(_UNSUPPORTED, line)
+
+    @contextmanager
+    def instead_of_plyer(self) -> Iterator[None]:
+        """Within the block what code tells ``plyer.notification`` is an alert of this service, at ``INFO``.
+
+        A mock that stands there, or is put there, wins.
+        """
+        try:
+            import plyer
+            from plyer.facades import Notification
+        except Exception:  # not there, or a stub
+            yield
+            return
+        notification: Any = plyer.notification
+        if _replaced(notification):
+            yield
+            return
+        service = self
+
+        class Backend(Notification):  # type: ignore[misc]  # plyer has no types
+            def _notify(self, **fields: Any) -> None:
+                alert = Alert(str(fields["title"]), str(fields["message"]), "INFO")
+                service._send(alert, fields["app_name"] or service.app_name, fields["timeout"])
+
+        before = object.__getattribute__(notification, "_obj")  # past plyer's proxy
+        object.__setattr__(notification, "_obj", Backend())
+        try:
+            yield
+        finally:
+            object.__setattr__(notification, "_obj", before)
 
     def _apply(self) -> None:
         """Nothing in the process has to change for an alert."""

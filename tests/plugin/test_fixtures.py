@@ -104,6 +104,42 @@ def test_the_outbox_holds_what_this_test_sent(pytester: pytest.Pytester) -> None
 
 @pytest.mark.criterion("sink, level and format can be customized before the start")
 @pytest.mark.criterion("tracking URI and experiment are set on start")
+def test_what_code_tells_plyer_itself_is_an_alert_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import plyer
+        from plyer import notification
+        from pytest_mlctx import Alert
+
+        def test_recorded(alerts_outbox, capsys):
+            notification.notify(title="title", message="message", app_name="theirs")
+            plyer.notification.notify("positional", "message")
+            assert alerts_outbox == [
+                Alert("title", "message", "INFO"), Alert("positional", "message", "INFO")
+            ]
+            assert capsys.readouterr().out == (
+                "[theirs] title: message\\n[pytest-mlctx] positional: message\\n"
+            )
+
+        def test_a_mock_wins(alerts_service, alerts_outbox, monkeypatch):
+            seen = []
+            monkeypatch.setattr("plyer.notification.notify", lambda **fields: seen.append(fields["title"]))
+            notification.notify(title="title", message="message")
+            assert seen == ["title"] and alerts_outbox == []
+
+        def test_recorded_again(alerts_outbox):
+            notification.notify(title="again", message="message")
+            assert [alert.title for alert in alerts_outbox] == ["again"]
+    """)
+    pytester.makeconftest("""
+        import plyer
+
+        def pytest_unconfigure():
+            backend = object.__getattribute__(plyer.notification, "_obj")
+            assert type(backend).__module__ != "pytest_mlctx.services.alerts"
+    """)
+    assert pytester.runpytest_subprocess().parseoutcomes() == {"passed": 3}
+
+
 def test_a_conftest_overrides_one_field(pytester: pytest.Pytester) -> None:
     pytester.makeconftest("""
         import pytest
