@@ -110,7 +110,9 @@ def logger_service(request: pytest.FixtureRequest, logger_config: dict[str, Any]
     from pytest_mlctx.services import LoggerService
 
     service = _made(LoggerService, logger_config, "logger_config")
-    return Session.of(request.config).enter(request, _running(service), logs.bridged(service.level))
+    return Session.of(request.config).enter(
+        request, _running(service), logs.bridged(service.level, request.config)
+    )
 
 
 @pytest.fixture(scope="session")

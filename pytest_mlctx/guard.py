@@ -52,13 +52,20 @@ class _Watched:
 
     baseline: _Baseline
     authors: dict[Cell, list[Author]] = field(default_factory=dict)
-    found: list[Change] = field(default_factory=list)  # and put back
+    found: list[tuple[Change, str]] = field(default_factory=list)  # and put back, with who left it if known
 
     def credit(self, changes: list[Change], fixture: pytest.FixtureDef[Any]) -> None:
         """Remember what a fixture has left."""
         who = f"fixture {fixture.argname!r}"
         for change in changes:
             self.authors.setdefault(change.cell, []).append((change.after, who))
+
+    def find(self, changes: list[Change], same: Callable[[object, object], bool]) -> None:
+        """Remember what was left, and who of those known by now had left it so."""
+        for change in changes:
+            authors = reversed(self.authors.get(change.cell, []))
+            who = next((who for value, who in authors if same(value, change.after)), "")
+            self.found.append((change, who))
 
 
 class Guard(Room):
@@ -185,7 +192,7 @@ class Guard(Room):
         if changes:
             baseline = watched.baseline.state
             self._state.restore(baseline)
-            watched.found += changes
+            watched.find(changes, self._state.same)
             files = {change.cell: change.after for change in changes if change.cell[0] == _FILES}
             watched.baseline.state = replace(baseline, cells={**baseline.cells, **files})
 
@@ -227,7 +234,8 @@ class Guard(Room):
                     cells[change.cell] = change.before
         if left and self._watched is not None:
             self._watched.credit(left, fixturedef)
-            self._watched.found += [change for change in left if change.cell[0] != _FILES]
+            left = [change for change in left if change.cell[0] != _FILES]
+            self._watched.find(left, self._state.same)
             self._state.restore(replace(now, cells=cells))
 
     def before_teardown(self) -> None:
@@ -271,21 +279,16 @@ class Guard(Room):
         if watched is None:
             return ""
         self._collect(watched)
-        told = [change for change in watched.found if change.sentence and self._mode != "off"]
+        told = [found for found in watched.found if found[0].sentence and self._mode != "off"]
         if not told:
             return ""
         by_culprit: dict[str, list[str]] = {}
-        for change in told:
-            by_culprit.setdefault(self._culprit(watched, item, change), []).append(str(change.sentence))
+        for change, who in told:
+            culprit = f"{item.nodeid}, {who}" if who else item.nodeid
+            by_culprit.setdefault(culprit, []).append(str(change.sentence))
         leaks = [f"{culprit}: {', '.join(what)}" for culprit, what in by_culprit.items()]
         self._leaks += [leak for leak in leaks if leak not in self._leaks]
-        return f"{'; '.join(leaks)}. {_remedy(told)}"
-
-    def _culprit(self, watched: _Watched, item: pytest.Item, change: Change) -> str:
-        for value, who in reversed(watched.authors.get(change.cell, [])):
-            if self._state.same(value, change.after):
-                return f"{item.nodeid}, {who}"
-        return item.nodeid
+        return f"{'; '.join(leaks)}. {_remedy([change for change, _ in told])}"
 
 
 def _remedy(told: list[Change]) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from pytest_mlctx import pytest_internals
+
 if TYPE_CHECKING:
+    import pytest
     from loguru import Message, Record
 
 
@@ -36,34 +38,42 @@ def load_loguru() -> None:
 
 
 @contextmanager
-def bridged(level: str) -> Iterator[None]:
+def bridged(level: str, config: pytest.Config) -> Iterator[None]:
     """Within the block each record of loguru's reaches the handlers of pytest that are in use.
 
     Args:
         level: what a handler lets pass that has no level of its own, a name of loguru's.
+        config: whose handlers these are.
     """
     from loguru import logger
 
+    from pytest_mlctx.services.state.loguru import pin
+
     _name_levels()
-    bridge = _Bridge(logger.level(level).no)
+    bridge = _Bridge(logger.level(level).no, config)
     # The traceback is formatted by pytest's handlers; loguru's own way would show values of variables too.
     handler = logger.add(
         bridge.give, level=0, format=lambda _: "", backtrace=False, diagnose=False, catch=False
     )
+    unpin = pin(handler)  # applications begin with logger.remove()
     try:
         yield
     finally:
-        with suppress(ValueError):  # a test's logger.remove() took it along
-            logger.remove(handler)
+        unpin()
         bridge.close()
 
 
+class _Extra(dict[str, Any]):
+    """A record's ``extra`` that says which handlers have the record, to another thread or process too."""
+
+    given: frozenset[int] = frozenset()
+
+
 class _Bridge:
-    def __init__(self, threshold: int) -> None:
+    def __init__(self, threshold: int, config: pytest.Config) -> None:
         self._threshold = threshold
-        self._once: dict[logging.Handler, _Once] = {}
-        for handler in _pytests_handlers():
-            self._once_of(handler)
+        self._config = config
+        self._filters: dict[logging.Handler, Callable[[logging.LogRecord], bool]] = {}
 
     def give(self, message: Message) -> None:
         record = message.record
@@ -71,46 +81,35 @@ class _Bridge:
         if number <= logging.root.manager.disable:
             return
         handlers = [
-            handler for handler in _pytests_handlers() if number >= (handler.level or self._threshold)
+            handler
+            for handler in pytest_internals.log_handlers(self._config)
+            if number >= (handler.level or self._threshold)
         ]
         if not handlers:
             return
         reached = _reached_by_itself()
         converted = _as_logging_record(record)
+        record["extra"] = extra = _Extra(record["extra"])  # other handlers of loguru's come after this one
         for handler in handlers:
-            once = self._once_of(handler)
-            if handler not in reached and once.seen is not record["extra"]:
+            if handler not in reached:
+                self._filter(handler)
                 handler.handle(converted)
-                once.given = record["extra"]
+                extra.given |= {id(handler)}
 
-    def _once_of(self, handler: logging.Handler) -> _Once:
-        if handler not in self._once:
-            self._once[handler] = _Once()
-            handler.addFilter(self._once[handler])
-        return self._once[handler]
+    def _filter(self, handler: logging.Handler) -> None:
+        """Keep off the handler what comes a second time, by a recipe of loguru's documentation."""
+        if handler not in self._filters:
+
+            def is_new(record: logging.LogRecord) -> bool:
+                extra = getattr(record, "extra", None)
+                return not (isinstance(extra, _Extra) and id(handler) in extra.given)
+
+            self._filters[handler] = is_new
+            handler.addFilter(is_new)
 
     def close(self) -> None:
-        for handler, once in self._once.items():
-            handler.removeFilter(once)
-
-
-class _Once(threading.local):
-    """A filter of one handler that lets a record of loguru's pass once.
-
-    Users lead loguru to pytest by recipes of its documentation (``logger.add(caplog.handler)``,
-    PropagateHandler), as the plugin pytest-loguru does. A record that came so has loguru's own ``extra``.
-    """
-
-    seen: object = None  # of the last record that came
-    given: object = None  # of the last record that the bridge gave
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        self.seen = getattr(record, "extra", None)
-        return self.seen is None or self.seen is not self.given
-
-
-def _pytests_handlers() -> list[logging.Handler]:
-    return [handler for handler in logging.root.handlers if type(handler).__module__ == "_pytest.logging"]
+        for handler, is_new in self._filters.items():
+            handler.removeFilter(is_new)
 
 
 def _name_levels() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,8 +59,23 @@ def waiting_for(request: pytest.FixtureRequest) -> Iterator[pytest.FixtureDef[An
 
 def log_file_handlers(config: pytest.Config) -> Iterator[logging.Handler]:
     """What writes ``--log-file`` and live logs."""
+    return _of_logging_plugin(config, "log_file_handler", "log_cli_handler")
+
+
+def log_handlers(config: pytest.Config) -> list[logging.Handler]:
+    """Log handlers of pytest in use; while a test runs also those that code has taken off the root."""
+    root = [handler for handler in logging.root.handlers if type(handler).__module__ == "_pytest.logging"]
+    if "PYTEST_CURRENT_TEST" not in os.environ:
+        return root
+    lost = _of_logging_plugin(
+        config, "caplog_handler", "report_handler", "log_file_handler", "log_cli_handler"
+    )
+    return root + [handler for handler in lost if handler not in root]
+
+
+def _of_logging_plugin(config: pytest.Config, *names: str) -> Iterator[logging.Handler]:
     plugin = config.pluginmanager.get_plugin("logging-plugin")
-    for name in ("log_file_handler", "log_cli_handler"):
+    for name in names:
         handler = getattr(plugin, name, None)
         if isinstance(handler, logging.Handler):
             yield handler

@@ -238,7 +238,7 @@ LEAKS = [
         "active model", "mlflow.set_active_model(name='agent')", "active model set to m-", marks=mlflow_3_only
     ),
     leak("logger.add", "logger.add('their.log')", r"loguru handler \d+ left, with the sink 'their.log'"),
-    leak("logger.remove", "logger.remove()", r"loguru handler \d+ removed", r"loguru handler \d+ removed"),
+    leak("logger.remove", "logger.remove()", "loguru handler of LoggerService removed"),
     leak("extra", "logger.configure(extra={'user': 'me'})", "loguru's extra 'user' set"),
     leak("patcher", "logger.configure(patcher=lambda record: None)", "loguru's patcher changed"),
     leak("level", "logger.level('NOTICE', no=22)", "loguru level NOTICE added"),

@@ -349,6 +349,98 @@ def test_a_propagating_handler_of_before_the_service(pytester: pytest.Pytester) 
     )
 
 
+def test_each_record_comes_once_where_a_recipe_writes_from_a_thread(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(PROPAGATE)
+    passes(
+        pytester,
+        """
+        import pytest
+        from conftest import PropagateHandler
+        from loguru import logger
+
+        @pytest.fixture(params=["caplog's handler", "propagating"])
+        def recipe(request, caplog):
+            sink = caplog.handler if request.param == "caplog's handler" else PropagateHandler()
+            key = logger.add(sink, format="{message}", level=0, enqueue=True)
+            yield
+            logger.remove(key)
+
+        def test_once(logger_service, recipe, caplog):
+            caplog.set_level("DEBUG")
+            for number in range(20):
+                logger.bind(number=number).info("{}", number)
+            logger.complete()
+            assert caplog.messages == [str(number) for number in range(20)]
+            assert caplog.records[3].extra == {"number": 3}
+        """,
+        tests=2,
+    )
+
+
+SETUPS = {
+    "remove and add": "logger.remove(); logger.add(sys.stderr, level='WARNING')",
+    "configure": "logger.configure(handlers=[{'sink': sys.stderr}])",
+    "basicConfig": "logging.basicConfig(handlers=[InterceptHandler()], level=0, force=True)",
+    "both": """logger.remove(); logger.add(sys.stderr)
+            logging.basicConfig(handlers=[InterceptHandler()], level=0, force=True)""",
+}
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_caplog_sees_what_is_logged_after_the_code_has_set_up_logging(
+    pytester: pytest.Pytester, setup: str
+) -> None:
+    pytester.makeconftest(INTERCEPT)
+    passes(
+        pytester,
+        f"""
+        import copy, logging, pickle, sys
+        from conftest import *
+        from loguru import logger
+
+        def application():
+            {SETUPS[setup]}
+            logger.info("started")
+
+        def test_application(logger_service, caplog):
+            application()
+            logging.getLogger("third").warning("theirs")
+            assert "started" in caplog.messages
+            assert caplog.messages.count("theirs") == 1
+
+        def test_again(logger_service, caplog):
+            logger.info("before")
+            application()
+            assert [message for message in caplog.messages if message in ("before", "started")] == [
+                "before", "started"
+            ]
+
+        def test_a_copy_of_the_logger(logger_service, caplog):
+            logger.remove()
+            copy.deepcopy(logger).info("copied")
+            assert "copied" in caplog.messages
+            pickle.loads(pickle.dumps(logger)).info("sent to another process")
+        """,
+        tests=3,
+    )
+
+
+def test_the_handler_that_feeds_caplog_is_never_named(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        from loguru import logger
+
+        def test(logger_service, caplog):
+            logger.remove()
+            logger.info("x")
+            assert caplog.messages == ["x"]
+    """)
+    result = pytester.runpytest_inprocess("--mlctx-leaks=warn")
+    result.assert_outcomes(passed=1, warnings=1)
+    named = re.findall(r"(.*): loguru (handler [^,.\n]+)", result.stdout.str())
+    assert {handler for _, handler in named} == {named[0][1]}, named  # the log file's
+    assert not any("fixture" in culprit for culprit, _ in named)
+
+
 def test_threads(pytester: pytest.Pytester) -> None:
     passes(
         pytester,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_mlctx.services.state.kinds import ABSENT, Change, Kind, attempt
+from pytest_mlctx.services.state.leases import in_order
 from pytest_mlctx.services.state.logging import reopen
 
 _DEFAULT: Final = "loguru's own default handler, to be built anew"
@@ -25,7 +26,7 @@ def _core() -> Any:
 
 def handlers() -> set[int]:
     """The ids of the handlers in force."""
-    return {*_core().handlers}
+    return {*_core().handlers} - {_PINNED}
 
 
 def default_handlers() -> tuple[int, ...]:
@@ -70,6 +71,54 @@ def _put_handlers(core: Any, handlers: Mapping[int, Any]) -> None:
     core.min_level = min((handler.levelno for handler in handlers.values()), default=float("inf"))
 
 
+_PINNED: Final = -1
+
+
+def pin(key: int) -> Callable[[], None]:
+    """Put a handler before all others and keep it, whatever removes it; what is returned takes it away.
+
+    The state does not know it: it is not captured, restored or named.
+    """
+    core = _core()
+
+    class Pinned(type(core.handlers[key])):  # type: ignore[misc]  # loguru's class, without types
+        def stop(self) -> None:
+            core.handlers[_PINNED] = self  # the very dictionary that `remove` goes on with
+            core.min_level = min(core.min_level, self.levelno)
+
+        def __deepcopy__(self, memo: object) -> Pinned:
+            return self
+
+        def __reduce__(self) -> tuple[type[_Silent], tuple[()]]:
+            return _Silent, ()
+
+    with core.lock:
+        handlers = dict(core.handlers)
+        handler = handlers.pop(key)
+        handler.__class__ = Pinned
+        handler._id = handler._error_interceptor._handler_id = _PINNED
+        core.handlers = {_PINNED: handler, **handlers}
+
+    def unpin() -> None:
+        with core.lock:
+            handlers = {key: other for key, other in core.handlers.items() if other is not handler}
+            _put_handlers(core, handlers)
+            super(Pinned, handler).stop()
+
+    return unpin
+
+
+class _Silent:
+    """What a pinned handler is in another process, which the logger was sent to."""
+
+    levelno = float("inf")
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *_: None
+
+
 class Handler(Kind):
     """A handler, by its id."""
 
@@ -77,7 +126,7 @@ class Handler(Kind):
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The handlers in force."""
-        return [*_core().handlers.items()]
+        return [(key, handler) for key, handler in _core().handlers.items() if key != _PINNED]
 
     def undo_all(self, changes: list[Change], failures: list[Exception]) -> None:
         """Revive before anything is stopped: a record of another thread is rather written twice than lost."""
@@ -111,6 +160,8 @@ class Handler(Kind):
         """The id of the handler and, where there is one, its sink."""
         if before is ABSENT:
             return f"loguru handler {key} left, with the sink {after._name}"
+        if any(lease.made == key for _, lease in in_order()):
+            return "loguru handler of LoggerService removed"
         return f"loguru handler {key} removed"
 
     def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
