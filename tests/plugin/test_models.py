@@ -119,3 +119,41 @@ def test_workers_are_counted_together(pytester, mlflow_imported, monkeypatch, tm
     result.assert_outcomes(passed=4)
     (line,) = [line for line in result.outlines if "requirements of" in line]
     assert re.search(r"of 1 kind of model inferred in \d+\.\d s, 3 reused", line)
+
+
+def test_a_mock_wins_and_nothing_of_it_is_kept(session, pytester, monkeypatch):
+    monkeypatch.setenv("MLCTX_CACHE_DIR", str(pytester.path / "cache"))
+    result = session(
+        """
+        import importlib_metadata
+        from unittest import mock
+
+        version = importlib_metadata.version
+
+        def old(name):
+            return "0.0.1" if name == "scikit-learn" else version(name)
+
+        def test_with_an_old_version(tmp_path):
+            with mock.patch("importlib_metadata.version", old):
+                assert "scikit-learn==0.0.1" in save(tmp_path)
+
+        def test_without(tmp_path):
+            assert f"scikit-learn=={version('scikit-learn')}" in save(tmp_path)
+
+        def test_remembered_and_mocked_again(tmp_path, monkeypatch):
+            monkeypatch.setattr("importlib_metadata.version", old)
+            assert "scikit-learn==0.0.1" in save(tmp_path)
+
+        def test_modules_are_mocked(tmp_path):
+            with mock.patch(
+                "mlflow.utils.requirements_utils._capture_imported_modules", return_value=["pytest"]
+            ):
+                assert f"pytest=={version('pytest')}" in save(tmp_path)
+
+        def test_at_last(tmp_path):
+            assert f"scikit-learn=={version('scikit-learn')}" in save(tmp_path)
+        """,
+        "--mlctx-requirements=reuse",
+    )
+    result.assert_outcomes(passed=5)
+    result.stdout.fnmatch_lines(["mlctx: requirements of 1 kind of model inferred in *, 1 reused"])

@@ -19,6 +19,7 @@ from pytest_mlctx.services import cache, imports
 from pytest_mlctx.services.requirements import capture, helper
 from pytest_mlctx.services.requirements.distributions import installed
 from pytest_mlctx.services.requirements.inference import Memory, Observation, Question, left_to_mlflow
+from pytest_mlctx.services.requirements.pristine import Pristine
 from pytest_mlctx.services.requirements.uv import Exports
 
 
@@ -50,6 +51,7 @@ _originals: list[tuple[types.ModuleType, str, Any, Any]] = []  # module, name, o
 _lock = threading.RLock()
 _here = threading.local()  # the observation of the inference that this thread runs
 _memory: Memory | None = None
+_pristine: Pristine | None = None
 
 
 def install(when: Callable[[], bool] = lambda: True) -> Reuse:
@@ -60,10 +62,12 @@ def install(when: Callable[[], bool] = lambda: True) -> Reuse:
     Args:
         when: asked at each model; where no install says yes, MLflow goes its own way.
     """
+    global _pristine
     reuse = Reuse(when)
     with _lock:
         _installed.append(reuse)
         if len(_installed) == 1:
+            _pristine = Pristine()
             _finder.install()
             for name in _WRAPPERS:
                 if name in sys.modules and not getattr(sys.modules[name].__spec__, "_initializing", False):
@@ -104,7 +108,7 @@ def reuse_requirements() -> Iterator[Statistics]:
 
 def _ask(question: Question, infer: Callable[[], list[str]]) -> list[str]:
     """Answer one question of MLflow's, by what is remembered or by ``infer``, MLflow's own function."""
-    active = [reuse for reuse in _installed if reuse.when()]
+    active = _active()
     if not active or left_to_mlflow(question):
         return infer()
     asked = False
@@ -135,6 +139,13 @@ def _ask(question: Question, infer: Callable[[], list[str]]) -> list[str]:
         for message in answer.warnings:
             sys.modules["mlflow.utils.requirements_utils"]._logger.warning(message)
     return answer.lines
+
+
+def _active() -> list[Reuse]:
+    """The installs that want reuse now; none while something has another's place, such as a test's mock."""
+    if _pristine is None or not _pristine.holds():
+        return []
+    return [reuse for reuse in _installed if reuse.when()]
 
 
 def _remembered() -> Memory:
@@ -185,7 +196,9 @@ def _by_distributions(original: Any) -> Any:
 
     @functools.wraps(original)
     def remembered(*arguments: Any, **options: Any) -> Any:
-        return original(*arguments, **options) if options else read(installed().digest, *arguments)
+        if options or _pristine is None or not _pristine.holds():
+            return original(*arguments, **options)
+        return read(installed().digest, *arguments)
 
     return remembered
 
@@ -195,8 +208,7 @@ def _export_uv_requirements(original: Any) -> Any:
 
     @functools.wraps(original)
     def export(*arguments: Any, **options: Any) -> list[str] | None:
-        reused = any(reuse.when() for reuse in _installed)
-        return exports(*arguments, **options) if reused else original(*arguments, **options)
+        return exports(*arguments, **options) if _active() else original(*arguments, **options)
 
     return export
 
@@ -229,7 +241,7 @@ class _Metadata:
 
     def packages_distributions(self) -> Mapping[str, list[str]]:
         read = self._module.packages_distributions
-        return _remembered().packages(read) if any(reuse.when() for reuse in _installed) else read()
+        return _remembered().packages(read) if _active() else read()
 
 
 _WRAPPERS: dict[str, dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]]] = {
@@ -279,6 +291,9 @@ def _wrap(module: types.ModuleType) -> None:
         ours = wrapper(original)
         _originals.append((module, name, ours, original))
         setattr(module, name, ours)
+    if _pristine is not None:
+        _pristine.learn(module)
+        _pristine.learn_imported()
 
 
 def _warn(message: str) -> None:

@@ -20,7 +20,7 @@ from pytest_mlctx.services.requirements.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import Installed, installed, interpreter
 from pytest_mlctx.services.requirements.key import Model
 
-FORMAT = 1  # of the entries; another one is another kind
+FORMAT = 2  # of the entries; another one is another kind
 _OWN_WAY = frozenset({"spark"})  # flavors whose loading starts more than one process
 
 

@@ -21,7 +21,6 @@ _IDENTITY = frozenset(
 _WEIGHTS = frozenset({".cb", ".cbm", ".h5", ".lgb", ".npy", ".npz", ".safetensors", ".ubj", ".xgb"})
 _WORD = re.compile(rb"[A-Za-z_][A-Za-z_:.\-]{3,}")
 _EXAMPLES = frozenset({"input_example.json", "serving_input_example.json"})
-_SMALL = 4096  # bytes up to which user code may take weights for settings
 _BY_USER = frozenset({"mlflow.pyfunc.model", "mlflow.pyfunc.loaders.code_model"})
 
 
@@ -64,16 +63,16 @@ class Model:
             saved = list(_saved(content))
         except (UnreadableError, zipfile.BadZipFile, NotImplementedError, KeyError, RuntimeError):
             saved = []
+        whole = hashlib.sha256(content).digest()
         if saved:
             for _, one in saved:
                 self.user_code = self.user_code or one.by_value or not all(map(self._knows, one.modules))
-            return lambda strict: _tokens(saved, strict, content)
+            beside = sorted(_members(content))
+            return lambda strict: (_tokens(saved, strict, whole), beside if strict else None)
         if Path(name).suffix in _WEIGHTS:
-            return lambda strict: (
-                content if strict and len(content) <= _SMALL else sorted(set(_WORD.findall(content)))
-            )
+            return lambda strict: whole if strict else sorted(set(_WORD.findall(content)))
         self.user_code = self.user_code or name.endswith((".py", ".pyc", ".ipynb"))
-        return lambda strict: hashlib.sha256(content).digest()
+        return lambda strict: whole
 
     def _configuration(self, content: bytes) -> Callable[[bool], Any]:
         import yaml
@@ -118,11 +117,20 @@ def _saved(content: bytes) -> Iterator[tuple[str, Saved]]:
                         yield name.rpartition("/")[2], read_pickle(archive.read(name))
 
 
-def _tokens(saved: list[tuple[str, Saved]], strict: bool, content: bytes) -> Any:
+def _members(content: bytes) -> Iterator[bytes]:
+    """Hashes of what lies in an archive beside its pickles and its schema, under names of the moment."""
+    if content[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                if not name.endswith((".pkl", "schema.json")):
+                    yield hashlib.sha256(archive.read(name)).digest()
+
+
+def _tokens(saved: list[tuple[str, Saved]], strict: bool, whole: bytes) -> Any:
     try:
         return [(name, one.tokens(strict)) for name, one in saved]
     except RecursionError:
-        return hashlib.sha256(content).digest()
+        return whole
 
 
 def _schema(value: Any) -> Any:

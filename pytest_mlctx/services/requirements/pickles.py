@@ -6,16 +6,15 @@ Nothing that a pickle names is imported or called: its classes and functions are
 from __future__ import annotations
 
 import copyreg
+import hashlib
 import io
 import json
 import pickle
 import re
-import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
-_SMALL = 64  # bytes of numbers up to which an array of them can be a setting; longer ones were learned
-_DIGITS = {4: 7, 8: 17}  # that a number of so many bytes has for sure
+_LONG = 64  # bytes; of more a hash is noted
 _TRACKER = re.compile(r"[0-9a-f]{32}")  # cloudpickle's name for a class by value, new in each process
 
 
@@ -99,7 +98,7 @@ class Saved:
         """What the object is made of, without what it learned: classes, names, strings, booleans.
 
         Args:
-            strict: in their order, with small numbers and code, as user code may act on any of them.
+            strict: all of it, in its order and structure, as user code may act on any value.
         """
         digest = _Digest(strict)
         self._write(digest)
@@ -180,66 +179,65 @@ class _Digest:
         if isinstance(value, (str, bool)) or value is None:
             self.add(where, value)
         elif isinstance(value, (int, float, complex)):
-            if self.strict and _is_setting(value):
-                self.add(where, repr(value))
+            if self.strict:
+                self.add(where, type(value).__name__, repr(value))
         elif isinstance(value, (bytes, bytearray)):
             if self.strict:
-                self.add(where, bytes(value))
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                self.walk(key, where)
-                self.walk(item, f"{where}.{key}" if isinstance(key, str) else where)
-            self._end()
-        elif isinstance(value, (set, frozenset)):
-            self.add(where, tuple(sorted(repr(self._alone(item)) for item in value)))
-        elif isinstance(value, (list, tuple)):
-            kind = _element_kind(value)
-            for item in value:
-                if kind and isinstance(item, (bytes, bytearray)):
-                    self._walk_numbers(bytes(item), kind, where)
-                elif not (kind and isinstance(item, tuple)):  # nor the shape of an array
-                    self.walk(item, where)
-            self._end()
+                self._add_bytes(value, where)
+        elif isinstance(value, (dict, set, frozenset, list, tuple)):
+            self._walk_container(value, where)
         else:
             self._walk_call(value, where)
 
-    def _walk_call(self, made: Any, where: str) -> None:
-        met = self._met.get(id(made))
-        if met is not None:
-            if self.strict:
-                self.add("met", met)
+    def _add_bytes(self, value: bytes | bytearray, where: str, kind: str = "") -> None:
+        short = bytes(value) if len(value) <= _LONG else hashlib.sha256(value).hexdigest()
+        self.add(where, kind or type(value).__name__, short)
+
+    def _walk_container(self, value: Any, where: str) -> None:
+        if not isinstance(value, (tuple, frozenset)) and self._is_met(value):
             return
-        self._met[id(made)] = len(self._met)
+        if self.strict:
+            self.add(where, type(value).__name__, len(value))
+        if isinstance(value, dict):
+            for key, item in value.items():
+                self.walk(key, where)
+                self.walk(item, f"{where}.{key}" if isinstance(key, str) else where)
+        elif isinstance(value, (set, frozenset)):
+            self.add(where, tuple(sorted(repr(self._alone(item)) for item in value)))
+        else:
+            text = "" if self.strict else _text_kind(value)
+            for item in value:
+                if text and isinstance(item, (bytes, bytearray)):
+                    self._add_bytes(item, where, text)
+                else:
+                    self.walk(item, where)
+
+    def _is_met(self, value: Any) -> bool:
+        """Whether this very object was noted before, which is noted instead."""
+        met = self._met.get(id(value))
+        if met is None:
+            self._met[id(value)] = len(self._met)
+        elif self.strict:
+            self.add("met", met)
+        return met is not None
+
+    def _walk_call(self, made: Any, where: str) -> None:
+        if self._is_met(made):
+            return
         origin: str = getattr(made, "origin", type(made).__name__)
         self.add(where, origin)
         arguments = getattr(made, "arguments", ())
-        if origin == "made":
+        if origin == "made" and isinstance(made, type):
             arguments = tuple(a for a in arguments if not (isinstance(a, str) and _TRACKER.fullmatch(a)))
         self.walk(arguments, origin)
-        self.walk(getattr(made, "state", []), origin)
+        if hasattr(made, "state"):
+            self.walk(made.state, origin)
 
     def _alone(self, value: Any) -> Any:
-        if isinstance(value, (str, int, float, bytes)):
-            return value
         digest = _Digest(self.strict)
         digest._met = dict(self._met)
         digest.walk(value, "")
         return digest.tokens()
-
-    def _walk_numbers(self, content: bytes, kind: str, where: str) -> None:
-        """The bytes of an array or scalar of numpy: numbers that were learned are none of the digest."""
-        if not self.strict or kind == "V":
-            return
-        if kind in "fc":
-            setting = len(content) in _DIGITS and _is_setting(_written(content))
-        else:
-            setting = kind in "SUT" or len(content) <= _SMALL
-        if setting:
-            self.add(where, kind, content)
-
-    def _end(self) -> None:
-        if self.strict:
-            self.add()
 
     def walk_skops(self, node: Any, where: str) -> None:
         """Note a node of a skops schema, whose ids and file names are new in each file."""
@@ -250,34 +248,26 @@ class _Digest:
                     return
                 except (TypeError, ValueError):
                     pass
+            if self.strict:
+                self.add(where, "dict", len(node))
             for key, item in node.items():
                 if key not in ("__id__", "file"):
                     self.walk_skops(item, key if key != "content" else where)
-            self._end()
         elif isinstance(node, list):
+            if self.strict:
+                self.add(where, "list", len(node))
             for item in node:
                 self.walk_skops(item, where)
-            self._end()
         else:
             self.walk(node, where)
 
 
-def _written(content: bytes) -> float:
-    """A number of numpy's as somebody would have written it, without what its precision adds."""
-    (number,) = struct.unpack("<f" if len(content) == 4 else "<d", content)
-    return float(f"{number:.{_DIGITS[len(content)]}g}")
-
-
-def _is_setting(number: complex) -> bool:
-    """Whether somebody wrote this number down; those that were learned have more digits."""
-    return isinstance(number, int) or len(repr(number)) <= 8
-
-
-def _element_kind(values: Iterable[Any]) -> str:
-    """The kind of the elements (numpy's letter), where these are the parts of an array or a scalar."""
+def _text_kind(values: Iterable[Any]) -> str:
+    """The kind of the elements, numpy's letter, where these are the parts of an array of text or booleans."""
     for value in values:
         if getattr(value, "origin", "") in ("numpy.dtype", "numpy.dtypes"):
             arguments = value.arguments
             if arguments and isinstance(arguments[0], str):
-                return arguments[0].lstrip("<>|=")[:1]
+                kind = arguments[0].lstrip("<>|=")[:1]
+                return kind if kind in "SUTb" else ""
     return ""
