@@ -36,7 +36,7 @@ def run(
         )
         report, plan = output.with_name("observed.json"), output.with_name("plan.json")
         now = installed()
-        ours = [str(root_of(model.absolute())), f"{output.parent.absolute()}/"]
+        ours = [str(root_of(model.absolute())), str(output.parent.absolute())]
         content = {"standard": now.standard, "sites": now.sites, "ours": ours, "report": str(report)}
         plan.write_text(json.dumps(content), encoding="utf-8")
     except (IndexError, ValueError, OSError) as error:

@@ -102,7 +102,7 @@ def _fork(observer: Any, main: types.ModuleType, script: str, request: Mapping[s
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environ"])
-        observer.ours = tuple(request["ours"])
+        observer.skip(request["ours"])
         observer.resume()
         sys.argv = [script, *request["arguments"]]
         main.main()

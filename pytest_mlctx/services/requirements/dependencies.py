@@ -33,9 +33,9 @@ def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> s
     """The present value of one dependency, in short; a hash where it could hold a secret.
 
     Args:
-        kind: ``content`` or ``exists`` of a file, ``listing`` of a folder, the working ``folder``, or
-            ``environ``, ``scheme`` or ``set`` of an environment variable, or all whose names begin with a
-            ``prefix``.
+        kind: ``content``, ``exists`` or ``status`` (with its time) of a file, ``listing`` of a folder, the
+            working ``folder``, or ``environ``, ``scheme`` or ``set`` of an environment variable, or all whose
+            names begin with a ``prefix``.
         name: the path, the variable or the prefix.
         environ: the environment to look into.
     """
@@ -58,6 +58,8 @@ def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> s
             return "folder" if stat.S_ISDIR(status.st_mode) else "special"
         if kind == "exists":
             return f"file of {status.st_size} bytes, {status.st_mode:o}"
+        if kind == "status":
+            return f"file of {status.st_size} bytes, {status.st_mode:o}, {status.st_mtime_ns}"
         with open(name, "rb") as file:
             return _digest(file.read())
     except OSError:

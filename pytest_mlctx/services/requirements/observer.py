@@ -8,6 +8,7 @@ What C code opens, asks or lists by itself is not seen (https://docs.python.org/
 from __future__ import annotations
 
 import functools
+import importlib.machinery
 import importlib.util
 import opcode
 import os
@@ -23,7 +24,12 @@ from .dependencies import LOOSE, Trust, value_of  # the inferring process has no
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _SUBSCRIPT = ("BINARY_SUBSCR", "BINARY_OP")  # how an expression reads an item, until 3.13 and since
-_stat, _getcwd = os.stat, os.getcwd
+_stat, _getcwd, _access = os.stat, os.getcwd, os.access
+# The functions of os.path, pathlib and glob by which nothing but presence, kind and size is asked.
+_PRESENCE = (
+    *("exists", "lexists", "isfile", "isdir", "islink", "ismount", "getsize", "_exists", "_lexists"),
+    *("is_file", "is_dir", "is_symlink", "is_mount", "is_fifo", "is_socket", "is_block_device"),
+)
 
 
 class Observer:
@@ -36,7 +42,7 @@ class Observer:
         self.doubts: set[str] = set()  # why the answer can't be kept
         self.user_code = False
         self._trust = trust
-        self.ours = tuple(ours)
+        self.skip(ours)
         self._written: set[str] = set()
         self._own = threading.local()
         self._user: dict[tuple[str, str], bool] = {}
@@ -49,6 +55,7 @@ class Observer:
         self.user_code = False
         sys.addaudithook(self._audit)
         self._watch_environ()
+        self._watch_finder()
         for name in ("stat", "lstat", "access"):
             ask = getattr(os, name)
             watched = functools.partial(self._ask, ask)
@@ -77,6 +84,26 @@ class Observer:
         variables.__getitem__ = watched
         variables.__iter__ = watched_each
 
+    def _watch_finder(self) -> None:
+        """Note what is looked for along ``sys.path``: ``importlib.util.find_spec`` is no import."""
+        finder: Any = importlib.machinery.PathFinder
+        find = finder.find_spec
+
+        def watched(fullname: str, *arguments: Any, **options: Any) -> Any:
+            if not getattr(self._own, "busy", False):
+                self._asked.add(fullname)
+            return find(fullname, *arguments, **options)
+
+        finder.find_spec = staticmethod(watched)
+
+    def skip(self, ours: list[str]) -> None:
+        """Note nothing of these files and of what lies in these folders."""
+        self._skipped = frozenset(ours)
+        self._folders_skipped = tuple(os.path.join(path, "") for path in ours)
+
+    def _is_skipped(self, path: str) -> bool:
+        return path in self._skipped or path.startswith(self._folders_skipped)
+
     def pause(self) -> None:
         """Note nothing that this thread does."""
         self._own.busy = True
@@ -90,8 +117,8 @@ class Observer:
         for module in self._asked:
             package, _, name = module.rpartition(".")
             for folder in list(getattr(sys.modules.get(package), "__path__", ())):
-                self._note("exists", os.path.join(folder, name))
-                self._note("exists", os.path.join(folder, f"{name}.py"))
+                for suffix in ("", *importlib.machinery.all_suffixes()):
+                    self._note("exists", os.path.join(folder, f"{name}{suffix}"))
         return {
             "seen": [[kind, name, value] for (kind, name), value in sorted(self.seen.items())],
             "names": sorted({module.partition(".")[0] for module in self._asked}),
@@ -122,10 +149,11 @@ class Observer:
             return
         path = self._absolute(path)
         writes = mode[:1] in ("w", "x", "a") if mode else flags & (os.O_WRONLY | os.O_TRUNC)
+        appends = mode[:1] == "a" if mode else flags & os.O_APPEND
+        if path not in self._written and (appends or not writes):
+            self._read(path)
         if writes:
             self._written.add(path)
-        elif path not in self._written:
-            self._read(path)
 
     def _on_list(self, event: str, arguments: tuple[Any, ...]) -> None:
         path = "." if arguments[0] is None else arguments[0]
@@ -146,7 +174,7 @@ class Observer:
     def _read(self, path: str) -> None:
         if path.endswith(".pyc"):
             path = self._source(path)
-        if not path or path in self._trust or path.startswith((_HERE, *self.ours)):
+        if not path or path in self._trust or path.startswith(_HERE) or self._is_skipped(path):
             return
         if path.startswith(_SYSTEM):
             if self._asked_by_user():
@@ -198,15 +226,25 @@ class Observer:
 
     def _ask(self, ask: Any, path: Any, *arguments: Any, **options: Any) -> Any:
         if not getattr(self._own, "busy", False) and not isinstance(path, int) and self._asked_by_user():
+            kind = "exists" if ask is _access or self._asks_presence() else "status"
             self._own.busy = True
             try:
-                self._note("exists", self._absolute(path))
+                self._note(kind, self._absolute(path))
             finally:
                 self._own.busy = False
         return ask(path, *arguments, **options)
 
+    def _asks_presence(self) -> bool:
+        """Whether size and kind are all that is looked at; the caller of ``stat`` may look at times."""
+        for code, module in self._callers():
+            if code.co_name in _PRESENCE:
+                return True
+            if not self._is_standard(code.co_filename, module):
+                return False
+        return False
+
     def _note(self, kind: str, path: str) -> None:
-        known = path in self._trust or path in self._written or path.startswith(self.ours)
+        known = path in self._trust or path in self._written or self._is_skipped(path)
         if not known and (kind, path) not in self.seen:
             self.seen[kind, path] = value_of(kind, path)
 

@@ -105,6 +105,69 @@ def test_files_that_user_code_asks_for(observe, code, kind, name):
     assert not told["doubts"]
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os; os.path.getmtime('data.txt')",
+        "import os; os.stat('data.txt').st_mtime",
+        "import pathlib; pathlib.Path('data.txt').stat()",
+    ],
+)
+def test_times_that_user_code_looks_at(observe, code):
+    Path("data.txt").write_text("a")
+    path = str(Path("data.txt").absolute())
+    told = observe(code)["seen"]["status", path]
+    os.utime(path, (1, 1))
+    assert told != value_of("status", path)
+
+
+@pytest.mark.parametrize("mode", ["a+", "a", "r+"])
+def test_what_it_appends_to_it_may_read(observe, mode):
+    Path("data.txt").write_text("a")
+    path = str(Path("data.txt").absolute())
+    before = value_of("content", path)
+    assert observe(f"open('data.txt', {mode!r}).close()")["seen"]["content", path] == before
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import importlib.util; importlib.util.find_spec('localplugin')",
+        "import importlib.machinery; importlib.machinery.PathFinder.find_spec('localplugin')",
+        "import pkgutil; pkgutil.resolve_name('localplugin') if False else list(pkgutil.iter_modules(['.']))",
+    ],
+)
+def test_a_module_that_is_looked_for_and_comes_later(observe, code):
+    told = observe(code)
+    now = installed().resolution(frozenset(told["names"])), value_of("listing", str(Path.cwd()))
+    Path("localplugin.py").write_text("")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        later = installed().resolution(frozenset(told["names"])), value_of("listing", str(Path.cwd()))
+    finally:
+        sys.path.pop(0)
+    listed = told["seen"]["listing", str(Path.cwd())] is not None
+    assert now[0] != later[0] if "localplugin" in told["names"] else listed and now[1] != later[1]
+
+
+def test_a_package_without_init_of_which_another_folder_appears(tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.syspath_prepend(tmp_path / folder)
+    (tmp_path / "one/spread").mkdir()
+    before = installed().resolution(frozenset({"spread"}))
+    (tmp_path / "two/spread").mkdir()
+    assert installed().resolution(frozenset({"spread"})) != before
+
+
+def test_neighbours_of_the_model_are_not_the_model(observe, tmp_path):
+    script = tmp_path / "script.py"
+    Path(str(script) + ".json").write_text("{}")
+    told = observe(f"open({str(script) + '.json'!r}).read(); open({str(script)!r}).read()")
+    assert told["seen"]["content", str(script) + ".json"] is not None
+    assert told["seen"]["content", str(script)] is None
+
+
 @pytest.mark.parametrize("code", ["import os; os.getcwd()", "import pathlib; pathlib.Path.cwd()"])
 def test_the_working_folder(observe, code):
     assert observe(code)["seen"]["folder", ""] == str(Path.cwd())
@@ -132,8 +195,9 @@ def test_user_code_that_looks_at_all_variables_depends_on_all(observe, code):
 
 
 def test_a_library_that_looks_at_all_variables_depends_on_its_own(observe, tmp_path, monkeypatch):
-    (tmp_path / "site/chooser-1.dist-info").mkdir(parents=True)
-    (tmp_path / "site/chooser-1.dist-info/RECORD").write_text("chooser.py,,\nchooser_script.py,,\n")
+    # A library is what MLflow has a flavor for.
+    (tmp_path / "site/prophet-1.dist-info").mkdir(parents=True)
+    (tmp_path / "site/prophet-1.dist-info/RECORD").write_text("chooser.py,,\nchooser_script.py,,\n")
     (tmp_path / "site/chooser.py").write_text(
         "import os\n"
         "chosen = {k: v for k, v in os.environ.items() if k.startswith('CHOOSER_')}\n"
