@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,43 +17,88 @@ if TYPE_CHECKING:
     from pytest_mlctx.guard import Guard
     from pytest_mlctx.late_threads import LateThreads
     from pytest_mlctx.services.store import Savepoint, Store
+    from pytest_mlctx.services.store.kept_files import Version
     from pytest_mlctx.services.store.layers import Layer
 
 
 class Artifacts(Room):
-    """A folder for the artifacts of each test, deleted where pytest would delete the test's ``tmp_path``."""
+    """The artifacts of tests: a folder for each, and what fixtures of higher scope wrote, put back after it.
+
+    A test's folder is deleted where pytest would delete the test's ``tmp_path``.
+    """
 
     def __init__(self, config: pytest.Config, root: Path) -> None:
+        from pytest_mlctx.services.store import kept_files
+
+        self._kept_files = kept_files
         self._root = root
         self._policy = config.getini("tmp_path_retention_policy")
         self._taken = 0
+        self._in_use: dict[str, Path] = {}  # by the URI of the store
         self._tests: list[Path] = []  # of the test that is running
-        self._fixtures: set[Path] = set()  # of living fixtures of higher scope
+        self._versions: dict[pytest.FixtureDef[Any], dict[Path, Version]] = {}  # of living fixtures
         self._failed = False
+        self._discards = False  # what the test before changed
 
-    def take(self) -> Path:
+    def take(self, store: Store) -> Path:
         """A folder for the test that is about to run; it is made by who writes to it first."""
         self._taken += 1
-        folder = self._root / str(self._taken)
+        folder = self._in_use[store.uri] = self._root / str(self._taken)
         self._tests.append(folder)
         return folder
 
-    def hold(self, folder: Path) -> None:
-        """Keep a folder that a fixture of higher scope has written to, until it is let go."""
-        self._fixtures.add(folder)
+    def before_setup(self, item: pytest.Item) -> None:
+        """Put back what the test before changed of the files of living fixtures."""
+        aside = self._root / f"{self._taken}-changed"
+        for folder, version in self._latest().items():
+            self._kept_files.put_back(version, aside / folder.name)
+        if self._discards:
+            shutil.rmtree(aside, ignore_errors=True)
+            self._discards = False
 
-    def let_go(self, folder: Path) -> None:
-        """The fixture is gone."""
-        self._fixtures.discard(folder)
-        if self._policy == "none":
-            shutil.rmtree(folder, ignore_errors=True)
+    @contextmanager
+    def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        """Keep what the fixture writes for all the tests that it lives for."""
+        before = {
+            folder: self._kept_files.look(folder) for folder in {*self._latest(), *self._in_use.values()}
+        }
+        yield
+        earlier, copies = self._latest(), self._copies(fixturedef)
+        self._versions[fixturedef] = {
+            folder: self._kept_files.keep(
+                earlier.get(folder) or self._kept_files.Version(folder),
+                before.get(folder, {}),
+                copies / folder.name,
+            )
+            for folder in {*earlier, *self._in_use.values()}
+        }
+
+    def after_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """What the fixture wrote goes with it."""
+        gone = self._versions.pop(fixturedef, {})
+        if gone:
+            shutil.rmtree(self._copies(fixturedef), ignore_errors=True)
+            if self._policy == "none":
+                for folder in gone.keys() - self._latest().keys():
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _latest(self) -> dict[Path, Version]:
+        """The folders that living fixtures have written to, as the last of them left each."""
+        latest: dict[Path, Version] = {}
+        for versions in self._versions.values():
+            latest.update(versions)
+        return latest
+
+    def _copies(self, fixturedef: pytest.FixtureDef[Any]) -> Path:
+        return self._root.with_name("kept") / f"{id(fixturedef):x}"
 
     def on_logged_report(self, report: pytest.TestReport) -> None:
         """Delete at the end of a test what its outcome does not keep."""
         self._failed |= report.failed
         if report.when == "teardown":
             if self._policy == "none" or (self._policy == "failed" and not self._failed):
-                for folder in set(self._tests) - self._fixtures:
+                self._discards = True
+                for folder in set(self._tests) - self._latest().keys():
                     shutil.rmtree(folder, ignore_errors=True)
             # A test that writes nothing leaves its folder to the next.
             self._tests = [folder for folder in self._tests[-1:] if not folder.exists()]
@@ -63,14 +107,6 @@ class Artifacts(Room):
 
 _Mark = tuple[int, int]
 """The data's version and the number of MLflow's transactions: a change tells that the store was used."""
-
-
-@dataclass
-class _Left:
-    """What a living fixture of higher scope left in the store, and where its artifacts lie."""
-
-    layer: Layer
-    artifacts: Path
 
 
 class Isolation(Room):
@@ -98,7 +134,7 @@ class Isolation(Room):
         self._empty = empty
         self._experiment = experiment
         self._experiment_id = defaults.active_experiment_id()
-        self._left: dict[pytest.FixtureDef[Any], _Left] = {}
+        self._left: dict[pytest.FixtureDef[Any], Layer] = {}  # by living fixtures of higher scope
         self._version = -1  # of the store's data when a test began
         self._setting_up = False
         self._nodeid = os.environ.get("PYTEST_CURRENT_TEST", "A test before (setup)").rpartition(" ")[0]
@@ -122,9 +158,9 @@ class Isolation(Room):
 
     def _renew(self) -> None:
         before = self._experiment_id
-        start = self._layers.stacked(self._empty, (left.layer for left in self._left.values()))
+        start = self._layers.stacked(self._empty, self._left.values())
         self._experiment_id = self._store.back(
-            start, experiment=self._experiment, artifacts=self._artifacts.take()
+            start, experiment=self._experiment, artifacts=self._artifacts.take(self._store)
         )
         self._version = self._store.data_version()
         if self._defaults.active_experiment_id() == before:
@@ -139,8 +175,7 @@ class Isolation(Room):
         if self._mark() != mark:
             # One that only looked may hold the id of the experiment: that stays while it lives.
             layer = self._layers.between(before, self._store.savepoint(), experiment=self._experiment_id)
-            self._left[fixturedef] = _Left(layer, self._store.artifacts)
-            self._artifacts.hold(self._store.artifacts)
+            self._left[fixturedef] = layer
 
     def before_call(self) -> None:
         """The setup is over."""
@@ -152,10 +187,8 @@ class Isolation(Room):
 
     def after_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Forget what the fixture left: the next test starts without it."""
-        left = self._left.pop(fixturedef, None)
-        if left is not None:
+        if self._left.pop(fixturedef, None) is not None:
             self._version = -1
-            self._artifacts.let_go(left.artifacts)
             if self._setting_up:  # a parameter of it ends to make room for the next
                 self._renew()
 
@@ -172,7 +205,7 @@ class Sandbox:
     def empty(self, experiment: str) -> None:
         """Make the store hold the experiment and nothing else."""
         with _told("A test before"):
-            self._store.back(self._empty, experiment=experiment, artifacts=self._artifacts.take())
+            self._store.back(self._empty, experiment=experiment, artifacts=self._artifacts.take(self._store))
 
 
 @contextmanager

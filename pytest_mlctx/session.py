@@ -166,9 +166,7 @@ class Session:
         """The folders for the artifacts of each test."""
         from pytest_mlctx.isolation import Artifacts
 
-        artifacts = Artifacts(self._config, self.hermetic.folder / "artifacts")
-        self.lifecycle.join("artifacts", artifacts)
-        return artifacts
+        return Artifacts(self._config, self.hermetic.folder / "artifacts")
 
     @cached_property
     def late_threads(self) -> LateThreads:
@@ -187,6 +185,7 @@ class Session:
 
         sandbox = self.hermetic.create(self.hermetic.folder / "sandbox.db", fallback=self.folder)
         sandbox.refuse = self.late_threads.check
+        self.lifecycle.join("artifacts", self.artifacts)
         remote.opened(sandbox.uri)  # once for all tests
         try:
             yield Sandbox(self.artifacts, sandbox)
@@ -217,6 +216,7 @@ class Session:
                     service.experiment_name,
                 )
                 self.lifecycle.join("isolation", isolation, request)
+                self.lifecycle.join("artifacts", self.artifacts, request)
                 stack.callback(self.lifecycle.leave, "isolation")
             yield
 

@@ -499,7 +499,7 @@ def test_artifacts_lie_in_a_folder_of_the_test_and_go_as_its_tmp_path_does(sessi
     result.assert_outcomes(passed=6, failed=1)
     left = sorted(path.stem for path in Path("base").rglob("*.txt") if "text" in path.read_text())
     every = ["beside shared", "fails", "first", "passes", "sandbox", "sees 0", "sees 1", "shared"]
-    kept = {"all": every, "failed": ["beside shared", "fails", "shared"], "none": []}[policy]
+    kept = {"all": every, "failed": ["fails", "shared"], "none": []}[policy]
     assert left == kept
 
 
@@ -646,3 +646,73 @@ def test_workers_have_a_store_each(pytester, mlflow_imported):
     )
     result = pytester.runpytest_subprocess("-n2", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=40)
+
+
+def test_files_of_a_living_fixture_are_put_back_too(session):
+    result = session("""
+        import mlflow.pyfunc
+
+        class Model(mlflow.pyfunc.PythonModel):
+            def predict(self, context, model_input, params=None): return model_input
+
+        @pytest.fixture(scope="module")
+        def run(mlflow_service, tmp_path_factory):
+            folder = tmp_path_factory.mktemp("logged")
+            (folder / "inner").mkdir()
+            for name in ("report.txt", "keep.txt", "inner/deep.txt", "inner/same size.txt"):
+                (folder / name).write_text("fixture")
+            with mlflow.start_run(run_name="trained") as run:
+                mlflow.log_artifacts(folder)
+                model = mlflow.pyfunc.log_model(
+                    python_model=Model(), name="model", pip_requirements=[], input_example=None
+                )
+            return run, model
+
+        @pytest.fixture(scope="session")
+        def experiment(mlflow_service):
+            return mlflow.get_experiment(mlflow.create_experiment("theirs"))
+
+        def files(run):
+            root = MlflowClient().get_run(run.info.run_id).info.artifact_uri.removeprefix("file://")
+            found = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
+            return {os.path.relpath(path, root): open(path, "rb").read() for path in found}
+
+        first = {}
+
+        def test_changes(run, tmp_path):
+            run, _ = run
+            first.update(files(run))
+            assert len(first) >= 4
+            client = MlflowClient()
+            (tmp_path / "report.txt").write_text("changed by the test")
+            (tmp_path / "same size.txt").write_text("changed")
+            client.log_artifact(run.info.run_id, tmp_path / "report.txt")
+            client.log_artifact(run.info.run_id, tmp_path / "same size.txt", "inner")
+            client.log_text(run.info.run_id, "new", "extra.txt")
+            client.log_text(run.info.run_id, "new", "folder/extra.txt")
+            root = run.info.artifact_uri.removeprefix("file://")
+            os.remove(os.path.join(root, "keep.txt"))
+            assert files(run) != first
+            log("own")
+
+        def test_finds_what_the_fixture_left(run):
+            run, model = run
+            assert files(run) == first
+            assert not [f for f in MlflowClient().list_artifacts(run.info.run_id) if f.path == "folder"]
+            assert mlflow.pyfunc.load_model(model.model_uri).predict([1]) == [1]
+            assert names() == ["trained"]
+            with mlflow.start_run(run_id=run.info.run_id):
+                mlflow.log_text("again", "keep.txt")
+
+        def test_finds_it_again_and_logs_to_the_experiment_of_a_fixture(run, experiment):
+            assert files(run[0]) == first
+            with mlflow.start_run(experiment_id=experiment.experiment_id) as own:
+                mlflow.log_text("own", "own.txt")
+
+        def test_the_experiment_is_in_every_field_what_the_fixture_saw(run, experiment):
+            now = mlflow.get_experiment(experiment.experiment_id)
+            assert dict(now) == dict(experiment)
+            root = experiment.artifact_location.removeprefix("file://")
+            assert not os.path.exists(root) or not os.listdir(root)
+    """)
+    result.assert_outcomes(passed=4)

@@ -30,23 +30,19 @@ def highest_id(connection: sqlite3.Connection) -> int:
     return highest
 
 
-def locate_default(connection: sqlite3.Connection, artifacts: Path) -> None:
-    """Let new runs of the experiment ``Default`` keep their artifacts below ``artifacts``."""
-    location = f"{places.artifact_uri(artifacts)}/0"
-    connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0", (location,))
+def locate_default(connection: sqlite3.Connection, artifacts: Path, instead_of: Path | None = None) -> None:
+    """Let new runs of the experiment ``Default`` keep their artifacts below ``artifacts``.
 
-
-def relocate(connection: sqlite3.Connection, artifacts: Path) -> None:
-    """Let new runs of experiments that keep them beside ``artifacts`` keep their artifacts below it.
-
-    A run has its own place in its row, which stays.
+    Args:
+        connection: to the store.
+        artifacts: the folder.
+        instead_of: the folder that they are kept below now; kept elsewhere, they stay there.
     """
-    beside, below = (f"{places.artifact_uri(folder)}/" for folder in (artifacts.parent, artifacts))
+    location = f"{places.artifact_uri(artifacts)}/0"
     connection.execute(
-        "UPDATE experiments SET artifact_location = :below || experiment_id"
-        " WHERE substr(artifact_location, 1, length(:beside)) = :beside"
-        " AND substr(artifact_location, -length('/' || experiment_id)) = '/' || experiment_id",
-        {"beside": beside, "below": below},
+        "UPDATE experiments SET artifact_location = :location WHERE experiment_id = 0"
+        " AND (:before IS NULL OR artifact_location = :before)",
+        {"location": location, "before": instead_of and f"{places.artifact_uri(instead_of)}/0"},
     )
 
 

@@ -49,7 +49,7 @@ class Store:
         """MLflow's tracking stores on this file."""
         self.refuse: Callable[[], None] = lambda: None
         """Called in the thread that is about to commit for MLflow: what it raises keeps that thread out."""
-        self._artifacts = places.artifacts_beside(path)
+        self._artifacts = self._first_artifacts = places.artifacts_beside(path)
         self._lock = threading.Lock()
         self._connected: sqlite3.Connection | None = None
         self._latest: Savepoint | None = None
@@ -95,8 +95,7 @@ class Store:
 
         An experiment that the savepoint has not is new, with an id that none has had in this process:
         whoever still writes to the one before finds nothing. URI, engines and open stores stay valid.
-        New experiments, ``Default`` too, keep their artifacts below ``artifacts``, and so do new runs of
-        those that kept them in a folder beside it.
+        New experiments keep their artifacts below ``artifacts``, and so does ``Default`` if nobody had it.
 
         Raises:
             sqlite3.OperationalError: somebody's transaction stayed open for 10 s.
@@ -106,8 +105,7 @@ class Store:
             with transaction(connection):
                 highest = experiments.highest_id(connection)
                 savepoint.put_back(connection)
-                experiments.locate_default(connection, artifacts)
-                experiments.relocate(connection, artifacts)
+                experiments.locate_default(connection, artifacts, instead_of=self._first_artifacts)
                 found = experiments.get_or_create(connection, experiment, artifacts, above=highest)
             self.artifacts = artifacts
             return found
