@@ -113,6 +113,13 @@ class Guard(Room):
                 if fixturedef not in self._known:
                     fixturedef.addfinalizer(functools.partial(self._begin_to_end, fixturedef))
 
+    def found_open_transaction(self) -> None:
+        """Name it like what else the test left; the store is free again."""
+        if self._watched is not None:
+            sentence = "a transaction left open in the temporary store"
+            change = self._state.Change(("store.transaction", ""), self._state.ABSENT, "open", sentence)
+            self._watched.find([change], self._state.same)
+
     def renumber_experiment(self, before: str, after: str) -> None:
         """Expect the new id where the old one was to come back: the experiment was made anew."""
         self._last = None

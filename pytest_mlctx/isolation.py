@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,7 @@ class Artifacts(Room):
             self._failed = False
 
 
+_PATIENCE = 1.0  # seconds in which a thread that a test left may end its transaction
 _Mark = tuple[int, int]
 """The data's version and the number of MLflow's transactions: a change tells that the store was used."""
 
@@ -181,6 +183,12 @@ class Isolation(Room):
         """The setup is over."""
         self._setting_up = False
 
+    def after_teardown(self, item: pytest.Item, *, failed: bool) -> None:
+        """Free the store from a transaction that the test left open, so that no other waits for it."""
+        if _freed(self._store):
+            self._version = -1
+            self._guard.found_open_transaction()
+
     def before_teardown(self) -> None:
         """The setup is over, also where it failed."""
         self._setting_up = False
@@ -204,8 +212,18 @@ class Sandbox:
 
     def empty(self, experiment: str) -> None:
         """Make the store hold the experiment and nothing else."""
+        _freed(self._store)
         with _told("A test before"):
             self._store.back(self._empty, experiment=experiment, artifacts=self._artifacts.take(self._store))
+
+
+def _freed(store: Store) -> bool:
+    """Whether the store was locked by a transaction that was left open, and has a new file now."""
+    if not store.is_locked(seconds=0) or (gc.collect() >= 0 and not store.is_locked(_PATIENCE)):
+        return False
+    with suppress(OSError):  # then the next test says so
+        store.replace()
+    return True
 
 
 @contextmanager

@@ -431,37 +431,45 @@ def test_threads_that_may_log(session):
     result.assert_outcomes(passed=6)
 
 
-def test_a_transaction_left_open_is_one_sentence_and_the_session_goes_on(session, pytester, monkeypatch):
-    from pytest_mlctx.services.store import temporary
-
-    monkeypatch.setattr(temporary, "_TIMEOUT", 0.2)
-    pytester.makeconftest("""
-        def pytest_runtest_logfinish(nodeid):
-            if nodeid.endswith("test_concerned_too"):
-                import test_it
-                test_it.left[0].close()
-    """)
-    result = session("""
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "collected"])
+def test_a_transaction_left_open_is_named_and_no_other_test_waits_for_it(session, kept):
+    result = session(
+        f"""
         import sqlite3
         left = []
 
-        def test_leaves(mlflow_service):
+        @pytest.fixture(scope="module")
+        def shared(mlflow_service): log("shared")
+
+        def test_leaves(mlflow_service, shared):
             log("one")
-            left.append(sqlite3.connect(mlflow_service.tracking_uri.removeprefix("sqlite:///"),
-                                        isolation_level=None))
-            left[0].execute("BEGIN IMMEDIATE")
+            connection = sqlite3.connect(
+                mlflow_service.tracking_uri.removeprefix("sqlite:///"), isolation_level=None
+            )
+            connection.execute("BEGIN IMMEDIATE")
+            if {kept}: left.append(connection)
 
-        def test_concerned(mlflow_service): pass
+        def test_after(mlflow_service, shared):
+            assert names() == ["shared"]
+            log("two")
+            assert names() == ["shared", "two"]
 
-        def test_concerned_too(mlflow_service): pass
+        def test_leaves_one_without_commit(mlflow_service):
+            connection = sqlite3.connect(
+                mlflow_service.tracking_uri.removeprefix("sqlite:///"), isolation_level=None
+            )
+            connection.execute("BEGIN IMMEDIATE")
+            left.append(connection)
 
-        def test_after(mlflow_service): assert names() == []
-    """)
-    result.assert_outcomes(passed=2, errors=2)
-    said = [line for line in result.outlines if line.startswith("test_it.py::test_leaves left a transaction")]
-    assert len(said) == 2
-    result.stdout.no_fnmatch_line("*Traceback*")
-    result.stdout.no_fnmatch_line("*isolation.py*")
+        def test_after_that(mlflow_service, shared):
+            log("three")
+            assert names() == ["shared", "three"]
+        """,
+        "--mlctx-leaks=warn",
+    )
+    result.assert_outcomes(passed=4, warnings=1 + kept)
+    said = "*test_leaves_one_without_commit: a transaction left open in the temporary store*"
+    result.stdout.fnmatch_lines([said])
 
 
 @pytest.mark.parametrize("policy", ["all", "failed", "none"])

@@ -6,12 +6,14 @@ import os
 import shutil
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pytest_mlctx.services.state import mlflow_stores
 from pytest_mlctx.services.store import experiments, places, template
 from pytest_mlctx.services.store.savepoint import Savepoint, transaction
 
@@ -54,18 +56,22 @@ class Store:
         self._connected: sqlite3.Connection | None = None
         self._latest: Savepoint | None = None
         self._process = os.getpid()
-        image = template.image(fallback)
+        self._fallback = fallback
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            file.write(image)
         with self._lock:
-            connection = self._connection()
-            connection.execute("PRAGMA journal_mode = WAL")
-            with transaction(connection):
-                experiments.date_default(connection)
-                experiments.locate_default(connection, self._artifacts)
+            self._write()
         _stores[path] = self
         _promised.pop(path, None)
+
+    def _write(self) -> None:
+        image = template.image(self._fallback)
+        with self.path.open("xb") as file:
+            file.write(image)
+        connection = self._connection()
+        connection.execute("PRAGMA journal_mode = WAL")
+        with transaction(connection):
+            experiments.date_default(connection)
+            experiments.locate_default(connection, self._first_artifacts)
 
     @property
     def artifacts(self) -> Path:
@@ -109,6 +115,38 @@ class Store:
                 found = experiments.get_or_create(connection, experiment, artifacts, above=highest)
             self.artifacts = artifacts
             return found
+
+    def is_locked(self, seconds: float) -> bool:
+        """Whether somebody's transaction stays open on the store for so long."""
+        until = time.monotonic() + seconds
+        with self._lock:
+            connection = self._connection()
+            connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                while not _is_free(connection):
+                    if time.monotonic() > until:
+                        return True
+                    time.sleep(0.01)
+                return False
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {int(_TIMEOUT * 1000)}")
+
+    def replace(self) -> None:
+        """Put a new file in the place of the one that somebody keeps locked; it is as empty as a new store.
+
+        Raises:
+            OSError: the file cannot be replaced, as on Windows while it is open.
+        """
+        with self._lock:
+            if self._connected is not None:
+                _close(self._connected, self._process)
+            self._connected = self._latest = None
+            for engines in mlflow_stores.Engine().maps().values():
+                if (engine := engines.get(self.uri)) is not None:
+                    engine.dispose()
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+            self._write()
 
     def experiment_id(self, name: str) -> str | None:
         """The id of the active experiment of this name, if there is one: MLflow takes milliseconds for it."""
@@ -176,6 +214,15 @@ def store_of(uri: str) -> Store | None:
 def is_temporary(uri: str) -> bool:
     """Whether this is the URI of a store of ours."""
     return store_of(uri) is not None
+
+
+def _is_free(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return False
+    connection.execute("ROLLBACK")
+    return True
 
 
 def _close(connection: sqlite3.Connection, process: int) -> None:
