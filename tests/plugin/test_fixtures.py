@@ -137,7 +137,7 @@ def test_what_code_tells_plyer_itself_is_an_alert_too(pytester: pytest.Pytester)
             backend = object.__getattribute__(plyer.notification, "_obj")
             assert type(backend).__module__ != "pytest_mlctx.services.alerts"
     """)
-    assert pytester.runpytest_subprocess().parseoutcomes() == {"passed": 3}
+    pytester.runpytest_subprocess().assert_outcomes(passed=3)
 
 
 def test_a_conftest_overrides_one_field(pytester: pytest.Pytester) -> None:

@@ -43,6 +43,65 @@ def found(recorder: pytest.HookRecorder) -> dict[str, str]:
     }
 
 
+SAME_EFFECT = {
+    "URI": "own = mlflow.get_tracking_uri(); mlflow.set_tracking_uri(other); mlflow.set_tracking_uri(own)",
+    "registry URI": "mlflow.set_registry_uri(mlflow.get_registry_uri())",
+    "both": "mlflow.set_registry_uri(other); mlflow.set_registry_uri(mlflow.get_tracking_uri())",
+    "autologging": "mlflow.sklearn.autolog(); mlflow.sklearn.autolog(disable=True)",
+    "all autologging": "mlflow.autolog(log_models=False); mlflow.autolog(disable=True)",
+    "tracing": "mlflow.tracing.disable(); mlflow.tracing.enable()",
+    "loguru": "logger.disable('foo'); logger.enable('foo')",
+    "loguru below": "logger.disable('foo'); logger.enable('foo'); logger.enable('foo.bar')",
+    "level": "logging.getLogger().setLevel(logging.getLogger().level)",
+    "logging": "logging.disable(40); logging.disable(0)",
+    "variable": "os.environ['MLFLOW_X'] = '1'; del os.environ['MLFLOW_X']",
+    "warnings": "logging.captureWarnings(True); logging.captureWarnings(False)",
+    "a logger": "logging.getLogger(str(object())).addHandler(logging.NullHandler())",
+    "run": "mlflow.start_run(); mlflow.end_run()",
+}
+
+
+@pytest.mark.parametrize("service", ["", "mlflow_service"], ids=["judged", "in force"])
+def test_what_has_the_same_effect_as_before_is_no_leak(session, service, monkeypatch, pytester):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+    tests = "".join(
+        f"def test_{number}({service}):\n    other = 'sqlite:///other.db'\n    {code}\n"
+        for number, code in enumerate(SAME_EFFECT.values())
+        if service or not re.search("start_run|tracing", code)  # these make a store in the working folder
+    )
+    result = session(tests, head=textwrap.dedent(HEAD) + "\nimport logging, mlflow.sklearn\n")
+    assert result.leaks == {}
+
+
+def test_what_dict_config_changes_is_named_and_put_back(session):
+    result = session("""
+        import logging, logging.config
+        configured = logging.getLogger("theirs")
+        handler, only = logging.NullHandler(), logging.Filter("theirs")
+        configured.addHandler(handler)
+        configured.addFilter(only)
+        configured.setLevel("ERROR")
+        configured.propagate = False
+
+        def test_configures():
+            logging.config.dictConfig({"version": 1, "loggers": {"theirs": {"level": "DEBUG"}}})
+            logging.captureWarnings(True)
+            assert logging.getLogger("mlflow").disabled
+
+        def test_after():
+            assert not logging.getLogger("mlflow").disabled
+            assert (configured.level, configured.propagate, configured.disabled) == (40, False, False)
+            assert configured.handlers[0] is handler and configured.filters == [only]
+            assert logging._warnings_showwarning is None
+    """)
+    result.assert_outcomes(passed=2, warnings=1)
+    (told,) = result.leaks.values()
+    assert "logger 'theirs' configured otherwise" in told
+    assert re.search(r"logger '[^']+' and \d+ other loggers disabled", told), told
+    assert "captureWarnings(True) left" in told
+
+
 def test_a_fixture_of_the_test_is_named_where_it_does_not_undo(session):
     result = session("""
         @pytest.fixture

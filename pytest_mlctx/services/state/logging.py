@@ -118,4 +118,96 @@ class LevelName(Kind):
         return None if before is ABSENT else f"logging level {key} renamed"
 
 
-KINDS: tuple[Kind, ...] = (RootHandler(), RootLevel(), Disabled(), LevelName())
+class DisabledLoggers(Kind):
+    """The loggers that are disabled: ``dictConfig`` and ``fileConfig`` do that to all that exist."""
+
+    name = "logging.disabled"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """Their names, in one cell."""
+        known = [*logging.root.manager.loggerDict.items()]  # some of them are no loggers but hold a place
+        return (("", frozenset([name for name, logger in known if getattr(logger, "disabled", False)])),)
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Enable those that were, disable the others again."""
+        for name in before ^ now:
+            logging.getLogger(name).disabled = name in before
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """How many, and one of them."""
+        if disabled := sorted(after - before):
+            more = f" and {len(disabled) - 1} other loggers" if disabled[1:] else ""
+            return f"logger {disabled[0]!r}{more} disabled"
+        return f"logger {min(before - after)!r} enabled"
+
+
+class ConfiguredLogger(Kind):
+    """Level, handlers, filters and propagation of a logger that has any of its own, by its name.
+
+    One that a library or a test configures first is left as it is: a library does so when it is imported.
+    """
+
+    name = "logging.logger"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The loggers that are configured; MLflow's level has a cell of its own."""
+        return [
+            (name, self._value(name, logger))
+            for name, logger in [*logging.root.manager.loggerDict.items()]
+            if logger.__class__ is not logging.PlaceHolder
+            and (logger.handlers or logger.level or not logger.propagate or logger.filters)  # type: ignore[union-attr]
+        ]
+
+    @staticmethod
+    def _value(name: str, logger: Any) -> Held:
+        level = 0 if name == "mlflow" else logger.level
+        handlers = [one for one in logger.handlers if type(one).__module__ != "_pytest.logging"]
+        filters = [*logger.filters]
+        key = (level, logger.propagate, tuple(map(id, handlers)), tuple(map(id, filters)))
+        return Held(key, (level, logger.propagate, handlers, filters))
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Configure the logger as it was; handlers that were closed write again."""
+        if before is ABSENT:
+            return
+        logger = logging.getLogger(key)
+        level, logger.propagate, handlers, logger.filters[:] = before.thing
+        if key != "mlflow":
+            logger.setLevel(level)
+        for handler in handlers:
+            reopen(handler)
+        pytests = [one for one in logger.handlers if type(one).__module__ == "_pytest.logging"]
+        logger.handlers[:] = [*handlers, *pytests]
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """Which logger."""
+        return None if before is ABSENT else f"logger {key!r} configured otherwise"
+
+
+class CapturedWarnings(Kind):
+    """Whether ``logging.captureWarnings`` is on."""
+
+    name = "logging.warnings"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The one cell."""
+        return (("", getattr(logging, "_warnings_showwarning", None) is not None),)
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Switch it."""
+        logging.captureWarnings(before)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """On or off."""
+        return f"logging.captureWarnings({after}) left"
+
+
+KINDS: tuple[Kind, ...] = (
+    RootHandler(),
+    RootLevel(),
+    Disabled(),
+    LevelName(),
+    ConfiguredLogger(),
+    DisabledLoggers(),
+    CapturedWarnings(),
+)

@@ -282,9 +282,14 @@ class Activation(Kind):
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """The module and what became of it."""
         module = f"`{key.rstrip('.')}`" if key else "all modules" if key == "" else "modules without a name"
-        if after is ABSENT:
-            after = not before
-        return f"loguru {'enabled' if after else 'disabled'} for {module}"
+        was, now = (self._above(key) if value is ABSENT else value for value in (before, after))
+        return None if was is now else f"loguru {'enabled' if now else 'disabled'} for {module}"
+
+    @staticmethod
+    def _above(key: str) -> bool:
+        """What holds for a module of which nothing was said itself."""
+        above = (enabled for name, enabled in _core().activation_list if name != key and key.startswith(name))
+        return bool(next(above, True))  # loguru keeps the deepest first
 
     def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
         """Everything is enabled."""

@@ -57,8 +57,16 @@ class Integration(Kind):
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """Which flavor, and whether it logs by itself now."""
         what = "autologging" if key == _ALL else f"autologging of {key}"
-        was, now = _is_on(before), _is_on(after)
-        return f"{what} left {'on' if now else 'off'}" if was is not now else f"{what} configured otherwise"
+        whole = (
+            key != _ALL and _configurations().get(_ALL)
+        ) or ABSENT  # goes for a flavor without its own
+        was, now = (_is_on(whole if value is ABSENT else value) for value in (before, after))
+        if was is not now:
+            return f"{what} left {'on' if now else 'off'}"
+        if not now:
+            return None
+        changed = [f"{name}={value!r}" for name, value in after.items() if before.get(name) != value]
+        return f"{what} configured otherwise ({', '.join(changed)})" if changed else None
 
 
 def _is_on(configuration: Any) -> bool:

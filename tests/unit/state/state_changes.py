@@ -65,7 +65,7 @@ MLFLOW_CHANGES = {
     "autologging of a flavor": (lambda: mlflow.sklearn.autolog(), ["autologging of sklearn left on"]),
     "autologging of a flavor off": (
         lambda: mlflow.sklearn.autolog(disable=True),
-        ["autologging of sklearn configured otherwise"],
+        [],
     ),
     "autologging": (lambda: mlflow.autolog(), ["autologging left on"]),
     "system metrics off": (

@@ -204,13 +204,16 @@ def test_autologging_of_a_flavor_that_was_on_is_on_again(before, undone):
 
     mlflow.sklearn.autolog(log_models=False, max_tuning_runs=3)
     on = state.capture("mlflow")
-    for change in (
-        lambda: mlflow.sklearn.autolog(disable=True),
-        lambda: mlflow.autolog(disable=True),
-        lambda: mlflow.sklearn.autolog(log_models=True),
+    for change, told in (
+        (lambda: mlflow.sklearn.autolog(disable=True), ["autologging of sklearn left off"]),
+        (lambda: mlflow.autolog(disable=True), []),  # leaves on what the flavor's own has turned on
+        (
+            lambda: mlflow.sklearn.autolog(log_models=True),
+            ["autologging of sklearn configured otherwise (log_models=True, max_tuning_runs=5)"],
+        ),
     ):
         change()
-        assert [one.sentence for one in state.compare(on, state.capture("mlflow")) if one.sentence]
+        assert [one.sentence for one in state.compare(on, state.capture("mlflow")) if one.sentence] == told
         state.restore(on)
         assert state.compare(on, state.capture("mlflow")) == []
         LinearRegression().fit([[1], [2]], [1, 2])
