@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -47,9 +48,23 @@ class Leaks(Finding):
     def told(cls, found: list[list[str]], *, judges_every_test: bool) -> tuple[str, list[str]]:
         """Each leak where every test is judged, else one line with the count of tests."""
         if judges_every_test:
-            return "mlctx: left changed", [leak for of_a_test in found for leak in of_a_test]
+            return "mlctx: left changed", _grouped([leak for of_a_test in found for leak in of_a_test])
         tests = "1 test" if len(found) == 1 else f"{len(found)} tests"
         return "", [f"mlctx: {tests} left the global context changed: --mlctx-leaks=warn tells what"]
+
+
+def _grouped(leaks: list[str]) -> list[str]:
+    """One line for each fixture, or for tests, and what it left, with the count of those like it."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for leak in leaks:
+        culprit, _, what = leak.partition(": ")
+        fixture = re.search(r", fixture '(.*)'$", culprit)
+        kind = re.sub(r"\S*/pytest-of-\S+|[0-9a-f]{8}…|\d+", "…", what)
+        alike.setdefault((fixture[1] if fixture else "", kind), []).append(leak)
+    return [
+        f"{examples[0]} (and {len(examples) - 1} more like this)" if examples[1:] else examples[0]
+        for examples in alike.values()
+    ]
 
 
 class UnclosedRuns(Finding):

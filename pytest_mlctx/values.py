@@ -75,10 +75,10 @@ def _prefer_one(values: dict[str, Any], origins: Mapping[str, Origin]) -> None:
 
 
 def _experiment(name: str, value: str, _: Path) -> str:
-    if not value.strip() or re.search(r"[\r\n]", value):
-        raise pytest.UsageError(
-            f"{name}: {value!r} is not the name of an experiment, give one line that is not blank."
-        )
+    from pytest_mlctx.services import experiment_names
+
+    if mistake := experiment_names.mistake(value):
+        raise pytest.UsageError(f"{name}: {mistake}.")
     return value
 
 

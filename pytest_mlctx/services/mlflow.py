@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from pytest_mlctx.services import defaults, remote, runs, secrets, state, store, uris
+from pytest_mlctx.services import defaults, experiment_names, remote, runs, secrets, state, store, uris
 from pytest_mlctx.services.base import Service, ServiceError
 from pytest_mlctx.services.deadline import within
 
@@ -79,9 +78,9 @@ class MlflowService(Service):
 
     @field_validator("experiment_name")
     @classmethod
-    def _one_line(cls, name: str) -> str:
-        if not name.strip() or re.search(r"[\r\n]", name):
-            raise ValueError(f"{name!r} is not the name of an experiment: give one line that is not blank")
+    def _named(cls, name: str) -> str:
+        if mistake := experiment_names.mistake(name):
+            raise ValueError(mistake)
         return name
 
     def client(self) -> mlflow.MlflowClient:

@@ -30,6 +30,7 @@ _DATABASES = ("postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
 _DATABRICKS = ("databricks", "databricks-uc", "uc")
 _SCHEMES = ("sqlite", "file", *_SERVERS, *_DATABASES, *_DATABRICKS)
+_DATABASE_FILES = (".db", ".sqlite", ".sqlite3")
 
 
 def scheme(uri: str) -> str:
@@ -133,6 +134,11 @@ def check(field: str, uri: str) -> None:
         raise ServiceError(
             f"{field} {shown!r} has a '%' escape, which MLflow would decode: "
             f"write it as {Path(uri).absolute().as_uri()!r}."
+        )
+    if kind == "" and uri.endswith(_DATABASE_FILES) and not Path(uri).is_dir():
+        raise ServiceError(
+            f"{field} {shown!r} is the path of a folder to MLflow: "
+            f"write 'sqlite:///{uri}' for a database, '{uri}/' for a folder of this name."
         )
     if kind in _SCHEMES or kind == "" or kind in _registered_schemes():
         if kind in _SERVERS and not _hostname(uri):

@@ -393,11 +393,49 @@ def test_the_warning_can_be_filtered_in_ini_and_by_mark(session, pytester):
     assert "LeakWarning" not in result.stdout.str()
 
 
-def test_a_warning_that_is_an_error_is_one_at_the_teardown(session):
-    result = session(LEAKING, "-W", "error::pytest_mlctx.LeakWarning")
-    result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaving*", f"*LeakWarning: {SENTENCE}*"])
-    assert "INTERNALERROR" not in result.stdout.str()
+@pytest.mark.parametrize("errors", ["error", "error::pytest_mlctx.LeakWarning"])
+def test_warn_changes_no_outcome_where_warnings_are_errors(session, errors):
+    result = session(LEAKING, "-W", errors, "-rP")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*= mlctx: left changed =*", f"*{SENTENCE[:20]}*"])
+
+
+def test_the_same_leak_of_many_is_one_line_with_the_count(session):
+    result = session("""
+        @pytest.fixture
+        def elsewhere(tmp_path):
+            mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+
+        @pytest.mark.parametrize("n", range(5))
+        def test_with_a_fixture(elsewhere, n): pass
+
+        @pytest.mark.parametrize("n", range(3))
+        def test_itself(n): os.environ["MLFLOW_X"] = str(n)
+    """)
+    lines = result.outlines[
+        result.outlines.index(next(line for line in result.outlines if "left changed =" in line)) :
+    ]
+    assert [line.partition(" (and ")[2] for line in lines[1:3]] == ["4 more like this)", "2 more like this)"]
+    assert "fixture 'elsewhere'" in lines[1]
+
+
+def test_the_working_folder_is_put_back(session, pytester):
+    result = session("""
+        import shutil
+        home = os.getcwd()
+
+        def test_leaves(tmp_path): os.chdir(tmp_path)
+        def test_is_back(): assert os.getcwd() == home
+        def test_deletes(tmp_path):
+            os.chdir(tmp_path)
+            shutil.rmtree(tmp_path)
+        def test_is_back_again(): assert os.getcwd() == home
+    """)
+    result.assert_outcomes(passed=4, warnings=2)
+    assert [leak.partition(": ")[2].split(" to ")[0] for leak in result.leaks.values()] == [
+        "working folder changed",
+        "the working folder was deleted",
+    ]
 
 
 def test_error_is_one_sentence_at_the_teardown(session):
@@ -571,8 +609,7 @@ def test_what_workers_find_reaches_the_summary_a_crashed_ones_too(pytester, xdis
     """)
     result = pytester.runpytest_subprocess("--mlctx-leaks=warn", "-n1", "--max-worker-restart=0", "-q")
     result.stdout.fnmatch_lines(["*= mlctx: left changed =*"])
-    lines = [line for line in result.outlines if line.endswith(": `MLFLOW_X` set")]
-    assert len([line for line in lines if "LeakWarning" not in line]) == 4
+    result.stdout.fnmatch_lines(["*test_leaving[[]0]: `MLFLOW_X` set (and 3 more like this)"])
 
 
 @pytest.mark.slow

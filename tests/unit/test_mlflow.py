@@ -684,3 +684,12 @@ def test_the_current_service_is_seen_from_any_thread(make: Make) -> None:
         thread.join()
     assert seen[0] is service
     assert sys.exc_info() == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("x" * 600, "'xxxxxxxxxxxxxxxxxxxx…' has 600 characters"), ("\udcff", "write .* in UTF-8")],
+)
+def test_a_name_that_no_store_can_keep_is_named(name, told):
+    with pytest.raises(ValidationError, match=told):
+        MlflowService(experiment_name=name)

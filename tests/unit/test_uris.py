@@ -352,3 +352,10 @@ def test_a_database_url_that_cannot_be_read_is_told_without_its_password(uri: st
     assert "is no database URL: write 'postgresql://user:password@host:port/database'" in sentence
     for piece in ("hun/ter2", "ter2", "hunter2"):
         assert piece not in sentence
+
+
+@pytest.mark.parametrize("uri", ["foo.db", "/tmp/foo.sqlite", "data/foo.sqlite3"])
+def test_the_path_of_a_database_is_no_folder(uri):
+    with pytest.raises(ServiceError, match=f"write 'sqlite:///{uri}' for a database, '{uri}/' for a folder"):
+        uris.check("--mlctx-tracking-uri:", uri)
+    uris.check("--mlctx-tracking-uri:", f"{uri}/")

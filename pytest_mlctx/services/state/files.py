@@ -51,4 +51,26 @@ class Litter(Kind):
         return f"{key} written" if new else None
 
 
-KINDS: tuple[Kind, ...] = (Litter(),)
+class WorkingFolder(Kind):
+    """The working folder of the process, None where it has been deleted."""
+
+    name = "files.folder"
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The one cell."""
+        try:
+            return (("", os.getcwd()),)  # noqa: PTH109
+        except OSError:
+            return (("", None),)
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Go back to it."""
+        if before is not None:
+            os.chdir(before)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """Where the process is now."""
+        return "the working folder was deleted" if after is None else f"working folder changed to {after}"
+
+
+KINDS: tuple[Kind, ...] = (Litter(), WorkingFolder())

@@ -155,6 +155,7 @@ class ConfiguredLogger(Kind):
             (name, self._value(name, logger))
             for name, logger in [*logging.root.manager.loggerDict.items()]
             if logger.__class__ is not logging.PlaceHolder
+            and name != "alembic"  # MLflow configures it when it migrates a store
             and (logger.handlers or logger.level or not logger.propagate or logger.filters)  # type: ignore[union-attr]
         ]
 

@@ -53,18 +53,14 @@ class WithVariable(Attribute):
         self._variable = variable
         self._say = tell
 
-    def _in_force(self, value: Any) -> str:
-        return str(value) if value is not None else os.environ.get(self._variable) or self._default()
-
     def _default(self) -> str:
-        return str(sys.modules["mlflow"].get_tracking_uri()) if self._variable.endswith("URI") else ""
-
-    def _pristine_in_force(self) -> str:
-        """What the import of MLflow found, which has set the variable since where code has set its own."""
+        """What is in force where neither is set."""
+        if not self._variable.endswith("URI"):
+            return ""
         value, variable = self._get(), os.environ.pop(self._variable, None)
         self._set(None)
         try:
-            return self._default()
+            return str(sys.modules["mlflow"].get_tracking_uri())
         finally:
             self._set(value)
             if variable is not None:
@@ -75,7 +71,7 @@ class WithVariable(Attribute):
         if self._owner() is None:
             return ()
         value = self._get()
-        return (("", Held((value, self._in_force(value)), value)),)
+        return (("", Held((value, str(value or os.environ.get(self._variable, ""))), value)),)
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Assign the variable."""
@@ -85,9 +81,8 @@ class WithVariable(Attribute):
         """What is in force, where that is something else than before."""
         if after is not ABSENT and after.thing is None and (before is ABSENT or _was_a_default(before)):
             return None
-        in_force = [
-            self._pristine_in_force() if value is ABSENT else value.key[1] for value in (before, after)
-        ]
+        set_to = ["" if value is ABSENT else value.key[1] for value in (before, after)]
+        in_force = [value or self._default() for value in set_to]
         return None if in_force[0] == in_force[1] else self._say(in_force[1])
 
 

@@ -57,9 +57,7 @@ class Integration(Kind):
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """Which flavor, and whether it logs by itself now."""
         what = "autologging" if key == _ALL else f"autologging of {key}"
-        whole = (
-            key != _ALL and _configurations().get(_ALL)
-        ) or ABSENT  # goes for a flavor without its own
+        whole = (key != _ALL and _configurations().get(_ALL)) or ABSENT  # goes for a flavor without its own
         was, now = (_is_on(whole if value is ABSENT else value) for value in (before, after))
         if was is not now:
             return f"{what} left {'on' if now else 'off'}"
