@@ -24,6 +24,8 @@ class Tracking(Room):
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         workerinput: Mapping[str, str] = getattr(config, "workerinput", {})
+        self._asked_for = settings.tags
+        self._stays = settings.isolation == "session"
         self._session = {
             **settings.tags,
             "mlctx.session": workerinput.get("testrunuid", uuid.uuid4().hex),
@@ -41,11 +43,14 @@ class Tracking(Room):
         """The tags of a run that is about to be opened."""
         from pytest_mlctx.services import store
 
+        stays = self._stays or not store.is_temporary(store_uri)
         if not store.is_temporary(store_uri):
             self._opened.setdefault(store_uri, set()).add(experiment_id)
-        tags = dict(self._session)
+        # Nobody looks for a run that isolation takes back, and tests compare the tags of their runs.
+        tags = dict(self._session if stays else self._asked_for)
         if self._item is not None and not self._shared_setups:
-            tags["mlctx.nodeid"] = self._item.nodeid
+            if stays:
+                tags["mlctx.nodeid"] = self._item.nodeid
             if self._record is not None and self._record[:2] == (store_uri, experiment_id):
                 tags["mlflow.parentRunId"] = self._record[2]
         return tags
@@ -61,7 +66,8 @@ class Tracking(Room):
             if remote.reaches(uri) and not store.is_temporary(uri):
                 # In seconds, before all of MLflow's retries.
                 uris.ask("MlflowService.tracking_uri", uri, MlflowService.current().experiment_name)
-            run = mlflow.start_run(run_name=item.name, nested=mlflow.active_run() is not None)
+            tags = {**self._session, "mlctx.nodeid": item.nodeid}
+            run = mlflow.start_run(run_name=item.name, nested=mlflow.active_run() is not None, tags=tags)
         except ServiceError as error:
             mistake = str(error)
         except mlflow.MlflowException as error:

@@ -57,14 +57,13 @@ def activate_experiment(experiment_id: str) -> None:
 
     global held
     held = Defaults(mlflow.get_tracking_uri(), mlflow.get_registry_uri(), experiment_id)
-    fluent = _module("tracking.fluent")
-    fluent._active_experiment_id = None
     os.environ[_ID] = experiment_id
-    tracking, registry = (
-        _module("tracking._tracking_service.utils"),
-        _module("tracking._model_registry.utils"),
-    )
+    tracking = _module("tracking._tracking_service.utils")
+    if not isinstance(tracking.MLFLOW_TRACKING_URI, _WithFallback):
+        tracking.MLFLOW_TRACKING_URI = _WithFallback(tracking.MLFLOW_TRACKING_URI)
     _wrap(tracking, "reset", _following)
+    fluent, registry = _module("tracking.fluent"), _module("tracking._model_registry.utils")
+    fluent._active_experiment_id = None
     _wrap(fluent, "_get_experiment_id_from_env", lambda original: _hiding(original, _ID, known=True))
     _wrap(registry, "_get_registry_uri_from_context", lambda original: _hiding(original, _REGISTRY))
 
@@ -104,6 +103,21 @@ def _hiding(original: Any, variable: str, *, known: bool = False) -> Any:
         return ours if known else original()  # MLflow would ask the store for the experiment
 
     return look
+
+
+class _WithFallback:
+    """How MLflow looks at ``MLFLOW_TRACKING_URI``: where it is deleted, the service's store is in force."""
+
+    __code__ = _wrap.__code__  # by which the state knows that it is none of MLflow's
+
+    def __init__(self, original: Any) -> None:
+        self.__wrapped__ = original
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+    def get(self) -> Any:
+        return self.__wrapped__.get() or (held.tracking_uri if held is not None else None)
 
 
 def _following(original: Any) -> Any:

@@ -131,6 +131,19 @@ ON_THE_SERVICES_STORE = """
         assert mlflow.get_experiment(run.info.experiment_id).name == mlflow_service.experiment_name
 
 
+    def test_code_finds_no_variable_and_mlflow_tracks_to_the_services_store(mlflow_service, monkeypatch):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        assert mlflow.get_tracking_uri() == mlflow_service.tracking_uri
+        with mlflow.start_run() as run: pass
+        assert mlflow_service.client().get_run(run.info.run_id)
+
+
+    def test_tags_are_those_that_the_code_has_set(mlflow_service):
+        with mlflow.start_run(tags={"mine": "1"}) as run: pass
+        tags = mlflow.get_run(run.info.run_id).data.tags
+        assert {name: tags[name] for name in tags if not name.startswith("mlflow.")} == {"mine": "1"}
+
+
     def test_no_store_is_the_services_store(mlflow_service):
         mlflow.set_tracking_uri(None)
         assert mlflow.get_tracking_uri() == mlflow_service.tracking_uri
@@ -166,10 +179,12 @@ def test_what_passes_without_passes_with(
     session.runpytest_subprocess(*args).assert_outcomes(passed=len(re.findall("def test_", SUITE)))
 
 
-def test_what_a_test_sets_itself_is_followed_on_the_services_store(session: pytest.Pytester) -> None:
+def test_what_a_test_sets_itself_is_followed_on_the_services_store(
+    mlflow_imported: None, session: pytest.Pytester
+) -> None:
     session.makepyfile(ON_THE_SERVICES_STORE)
     result = session.runpytest_inprocess("--mlctx-leaks=warn")
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=7)
 
 
 def test_tracing_that_a_conftest_switched_off_stays_off(session: pytest.Pytester) -> None:

@@ -99,6 +99,9 @@ class Kind:
     held_by_garbage = False
     """Whether it may change when garbage is collected, which is better done before it is put back."""
 
+    ignores_new = False
+    """Whether a cell that came to be is no change."""
+
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The cells as they are now."""
         raise NotImplementedError

@@ -148,6 +148,7 @@ class ConfiguredLogger(Kind):
     """
 
     name = "logging.logger"
+    ignores_new = True
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The loggers that are configured; MLflow's level has a cell of its own."""
@@ -169,8 +170,6 @@ class ConfiguredLogger(Kind):
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Configure the logger as it was; handlers that were closed write again."""
-        if before is ABSENT:
-            return
         logger = logging.getLogger(key)
         level, logger.propagate, handlers, logger.filters[:] = before.thing
         if key != "mlflow":
@@ -182,7 +181,7 @@ class ConfiguredLogger(Kind):
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """Which logger."""
-        return None if before is ABSENT else f"logger {key!r} configured otherwise"
+        return f"logger {key!r} configured otherwise"
 
 
 class CapturedWarnings(Kind):

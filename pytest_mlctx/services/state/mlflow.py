@@ -133,6 +133,9 @@ KINDS: tuple[Kind, ...] = (
     ),
     Attribute("mlflow.defaults", "pytest_mlctx.services.defaults", "held"),
     AsImported("mlflow.reset", "mlflow.tracking._tracking_service.utils", "reset"),
+    AsImported(
+        "mlflow.tracking_uri_from_env", "mlflow.tracking._tracking_service.utils", "MLFLOW_TRACKING_URI"
+    ),
     AsImported("mlflow.experiment_from_env", "mlflow.tracking.fluent", "_get_experiment_id_from_env"),
     AsImported(
         "mlflow.registry_from_env", "mlflow.tracking._model_registry.utils", "_get_registry_uri_from_context"
