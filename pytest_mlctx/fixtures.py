@@ -153,7 +153,10 @@ def mlflow_service(
     if registry := mlflow_config.get("registry_uri"):
         session.hermetic.asked_for.add(registry)
     return session.enter(
-        request, _running(service), runs.tagging(session.tracking.tags), session.isolated(service, request)
+        request,
+        _running(service),
+        runs.tagging(session.tracking.tags, session.tracking.opened),
+        session.isolated(service, request),
     )
 
 
@@ -179,7 +182,7 @@ def mlflow_sandbox(
         request,
         runs.set_aside(),
         _running(service),
-        runs.tagging(session.tracking.tags),
+        runs.tagging(session.tracking.tags, session.tracking.opened),
         remote.standing_in(uri),
     )
     return service

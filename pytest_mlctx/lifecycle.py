@@ -11,12 +11,20 @@ import pytest
 from pytest_mlctx import pytest_internals
 
 Role = Literal[
-    "redaction", "model_requirements", "guard", "isolation", "artifacts", "late_threads", "tracking"
+    "redaction",
+    "failure_sections",
+    "model_requirements",
+    "guard",
+    "isolation",
+    "artifacts",
+    "late_threads",
+    "tracking",
 ]
 
 # Outermost first: calls before a test or a fixture go down this list, calls after it go up.
 _ORDER: tuple[Role, ...] = (
     "redaction",  # reads a report when nobody adds to it any more
+    "failure_sections",
     "model_requirements",
     "guard",  # captures the state before a room changes it, and compares when all rooms are done
     "isolation",  # moves the guard's baseline when it makes the experiment anew

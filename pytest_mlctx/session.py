@@ -141,6 +141,7 @@ class Session:
 
     def _follow(self, request: pytest.FixtureRequest | None = None) -> None:
         if not self.active:
+            from pytest_mlctx.failure_sections import FailureSections
             from pytest_mlctx.redaction import Redaction
             from pytest_mlctx.services import state
 
@@ -148,6 +149,7 @@ class Session:
             self._config.add_cleanup(state.watch(self._config.rootpath))
             self.lifecycle.join("guard", self.guard, request)
             self.lifecycle.join("tracking", self.tracking, request)
+            self.lifecycle.join("failure_sections", FailureSections(self._config, self.tracking))
             self.lifecycle.join("redaction", Redaction(self._config))
 
     def reuse_requirements(self, *, always: bool) -> None:

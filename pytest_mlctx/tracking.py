@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     import mlflow
 
     from pytest_mlctx.services.runs import Detached
+
+
+class OpenedRun(NamedTuple):
+    """A run that was opened in this session."""
+
+    store_uri: str
+    run_id: str
+    fixture: str = ""
+    """The fixture of higher scope that opened it."""
 
 
 class Tracking(Room):
@@ -37,7 +46,9 @@ class Tracking(Room):
         self._opened: dict[str, set[str]] = {}  # by the URI of a store that stays, the experiments of runs
         self.unclosed: list[str] = []  # of a test that was interrupted, which gets no report
         self._outcome = "passed"
-        self._shared_setups = 0  # fixtures of higher scope that are being set up: their runs are no test's
+        self._setting_up: list[str] = []  # fixtures of higher scope: their runs are no test's
+        self.runs: list[OpenedRun] = []  # that the test opened, oldest first
+        self.runs_of_fixtures: list[OpenedRun] = []  # of higher scope, of the whole session
 
     def tags(self, store_uri: str, experiment_id: str) -> dict[str, str]:
         """The tags of a run that is about to be opened."""
@@ -48,12 +59,19 @@ class Tracking(Room):
             self._opened.setdefault(store_uri, set()).add(experiment_id)
         # Nobody looks for a run that isolation takes back, and tests compare the tags of their runs.
         tags = dict(self._session if stays else self._asked_for)
-        if self._item is not None and not self._shared_setups:
+        if self._item is not None and not self._setting_up:
             if stays:
                 tags["mlctx.nodeid"] = self._item.nodeid
             if self._record is not None and self._record[:2] == (store_uri, experiment_id):
                 tags["mlflow.parentRunId"] = self._record[2]
         return tags
+
+    def opened(self, store_uri: str, run_id: str) -> None:
+        """Remember a run for the report of a test that fails."""
+        runs = self.runs_of_fixtures if self._setting_up else self.runs
+        run = OpenedRun(store_uri, run_id, self._setting_up[-1] if self._setting_up else "")
+        if run not in runs:  # told twice within a sandbox, by its service and the session's
+            runs.append(run)
 
     def open(self, item: pytest.Item) -> mlflow.ActiveRun:
         """Start the run that stands for the test, where MLflow tracks now."""
@@ -89,15 +107,16 @@ class Tracking(Room):
     def before_setup(self, item: pytest.Item) -> None:
         """Begin a test, or another attempt at it."""
         self._item, self._outcome = item, "passed"
+        self.runs.clear()
 
     @contextmanager
     def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
         """The runs of a fixture of higher scope are no test's."""
-        self._shared_setups += 1
+        self._setting_up.append(fixturedef.argname)
         try:
             yield
         finally:
-            self._shared_setups -= 1
+            self._setting_up.remove(fixturedef.argname)
 
     def on_logged_report(self, report: pytest.TestReport) -> None:
         """Collect the outcome of a subtest, whose report comes this way only."""

@@ -14,7 +14,10 @@ from pytest_mlctx.services.state.mlflow_stores import Engine
 Tags = Callable[[str, str], Mapping[str, str]]
 """Tags for a run about to be opened, by the URI of its store and the id of its experiment."""
 
-_providers: list[Tags] = []
+Opened = Callable[[str, str], None]
+"""Told of a run that was opened: the URI of its store, and its id."""
+
+_providers: list[tuple[Tags, Opened]] = []
 _ours: Any = None  # what was last put around MLflow's method
 
 
@@ -43,7 +46,7 @@ def set_aside() -> Iterator[None]:
 
 
 @contextmanager
-def tagging(tags: Tags) -> Iterator[None]:
+def tagging(tags: Tags, opened: Opened = lambda uri, run_id: None) -> Iterator[None]:
     """Within the block every run that this process opens gets these tags; those that its code gives win.
 
     All ways lead through ``TrackingServiceClient.create_run``: the fluent API, a client, autologging.
@@ -52,11 +55,12 @@ def tagging(tags: Tags) -> Iterator[None]:
 
     if not _providers:
         _wrap(TrackingServiceClient)
-    _providers.append(tags)
+    provider = tags, opened
+    _providers.append(provider)
     try:
         yield
     finally:
-        _providers.remove(tags)
+        _providers.remove(provider)
         if not _providers:
             _unwrap(TrackingServiceClient)
 
@@ -75,10 +79,13 @@ def _wrap(client_class: Any) -> None:
     ) -> Any:
         ours = {
             key: value
-            for provider in _providers.copy()
-            for key, value in provider(self.tracking_uri, str(experiment_id)).items()
+            for provide, _ in _providers.copy()
+            for key, value in provide(self.tracking_uri, str(experiment_id)).items()
         }
-        return original(self, experiment_id, start_time, {**ours, **(tags or {})}, run_name, **more)
+        run = original(self, experiment_id, start_time, {**ours, **(tags or {})}, run_name, **more)
+        for _, opened in _providers.copy():
+            opened(self.tracking_uri, run.info.run_id)
+        return run
 
     global _ours
     client_class.create_run = _ours = create_run

@@ -1,0 +1,152 @@
+"""What a failing test tracked and sent, as sections of its report: isolation takes it back afterwards."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_mlctx.lifecycle import Room
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from pytest_mlctx.tracking import OpenedRun, Tracking
+
+_MOST_RUNS = 10
+_DEADLINE = 5.0  # seconds for all that a store is asked about a test
+_UNITS = ("B", "kB", "MB", "GB")
+
+
+class FailureSections(Room):
+    """Adds the sections "MLflow runs" and "Alerts" beside pytest's own of captured output and logs."""
+
+    def __init__(self, config: pytest.Config, tracking: Tracking) -> None:
+        self._wanted = config.option.showcapture != "no"
+        self._tracking = tracking
+        self._sent = 0  # alerts of the tests before
+
+    def before_setup(self, item: pytest.Item) -> None:
+        """Count the alerts of the tests before."""
+        self._sent = len(_alerts())
+
+    def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Say what was tracked until a phase of the test failed."""
+        if not (report.failed and self._wanted):
+            return
+        runs = [run for run in self._tracking.runs_of_fixtures if run.fixture in _requested(item)]
+        lines = _told([*self._tracking.runs, *runs])
+        if lines:
+            report.sections.append(("MLflow runs", "\n".join(map(_cut, lines))))
+        alerts = [f"{alert.level} {alert.title}: {alert.message}" for alert in _alerts()[self._sent :]]
+        if alerts:
+            report.sections.append(("Alerts", "\n".join(map(_cut, alerts))))
+
+
+def _requested(item: pytest.Item) -> Iterable[str]:
+    names: Iterable[str] = getattr(item, "fixturenames", ())
+    return names
+
+
+def _alerts() -> list[Any]:
+    from pytest_mlctx.services import AlertsService, ServiceError
+
+    try:
+        return AlertsService.current().sent
+    except ServiceError:
+        return []
+
+
+def _told(runs: list[OpenedRun]) -> list[str]:
+    """The lines for these runs; a store that is away by now costs seconds, and one line."""
+    from pytest_mlctx.services import deadline
+
+    if not runs:
+        return []
+    try:
+        return deadline.within(_DEADLINE, lambda: list(_lines(runs)))
+    except Exception as error:
+        return [f"cannot be read ({deadline.reason(error)})"]
+
+
+def _lines(runs: list[OpenedRun]) -> Iterator[str]:
+    import mlflow
+
+    for opened in runs[:_MOST_RUNS]:
+        client = mlflow.MlflowClient(opened.store_uri)
+        try:
+            run = client.get_run(opened.run_id)
+        except mlflow.MlflowException:
+            yield f"run {opened.run_id}: is in its store no more"
+            continue
+        yield _title(run, opened)
+        if not opened.fixture:
+            yield from _details(client, run)
+    if len(runs) > _MOST_RUNS:
+        yield f"… and {len(runs) - _MOST_RUNS} more runs"
+
+
+def _title(run: Run, opened: OpenedRun) -> str:
+    info = run.info
+    seconds = f", {(info.end_time - info.start_time) / 1000:.2f} s" if info.end_time else ""
+    whose = f", of fixture {opened.fixture!r}" if opened.fixture else ""
+    return f"run {info.run_name} ({info.run_id[:8]}…): {info.status}{seconds}{whose}"
+
+
+def _details(client: Any, run: Run) -> Iterator[str]:
+    data = run.data
+    tags = {key: value for key, value in data.tags.items() if not key.startswith(("mlflow.", "mlctx."))}
+    kinds = {
+        "params": [f"{key}={value}" for key, value in data.params.items()],
+        "metrics": [_metric(client, run.info.run_id, key, value) for key, value in data.metrics.items()],
+        "tags": [f"{key}={value}" for key, value in tags.items()],
+        "artifacts": [f"{path} {_size(size)}" for path, size in _artifacts(client, run.info.run_id, "")],
+    }
+    for kind, entries in kinds.items():
+        if entries:
+            yield _listed(f"    {kind}: ", entries)
+
+
+def _listed(line: str, entries: list[str]) -> str:
+    """As many of the entries as fit, the first in any case, and the count of the others."""
+    for place, entry in enumerate(entries):
+        others = f", … and {len(entries) - place} more"
+        if place and len(line) + len(entry) + len(others) > _width():
+            return line + others
+        line += f", {entry}" if place else entry
+    return line
+
+
+def _metric(client: Any, run_id: str, key: str, last: float) -> str:
+    history = client.get_metric_history(run_id, key)
+    if len(history) < 2:
+        return f"{key}={last:.6g}"
+    first = min(history, key=lambda metric: (metric.step, metric.timestamp))
+    return f"{key}={first.value:.6g} → {last:.6g} in {len(history)} steps"
+
+
+def _artifacts(client: Any, run_id: str, folder: str) -> Iterator[tuple[str, int]]:
+    for entry in client.list_artifacts(run_id, folder or None):
+        if entry.is_dir:
+            yield from _artifacts(client, run_id, entry.path)
+        else:
+            yield entry.path, entry.file_size or 0
+
+
+def _size(size: float) -> str:
+    for unit in _UNITS:
+        if size < 1000 or unit == _UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def _cut(line: str) -> str:
+    line = " ".join(line.splitlines())
+    return line if len(line) <= _width() else f"{line[: _width() - 1]}…"
+
+
+def _width() -> int:
+    return max(shutil.get_terminal_size().columns, 80)
