@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from pytest_mlctx.tracking import OpenedRun, Tracking
 
+_BESIDE_A_RUN = (
+    "mlflow_run is the active run of this test: where the code under test opens its own, "
+    "request mlflow_service instead, or open it with nested=True."
+)
 _MOST_RUNS = 10
 _DEADLINE = 5.0  # seconds for all that a store is asked about a test
 _UNITS = ("B", "kB", "MB", "GB")
@@ -37,6 +41,8 @@ class FailureSections(Room):
         if not (report.failed and self._wanted):
             return
         runs = [run for run in self._tracking.runs_of_fixtures if run.fixture in _requested(item)]
+        if "is already active" in str(report.longrepr) and "mlflow_run" in _requested(item):
+            report.sections.append(("mlctx", _BESIDE_A_RUN))
         lines = _told([*self._tracking.runs, *runs])
         if lines:
             report.sections.append(("MLflow runs", "\n".join(map(_cut, lines))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -106,6 +107,12 @@ class Artifacts(Room):
             self._failed = False
 
 
+# How MLflow's errors name an experiment, run, model or trace that is not there.
+_NAMED = re.compile(r"(?:experiment|run|model|trace)s? (?:with )?id[= ]'?([\w-]+)", re.IGNORECASE)
+_REMEDY = (
+    "Make it in a fixture of higher scope, or clear between tests what remembers it (a cache, a global); "
+    "--mlctx-isolation=session keeps what all tests log."
+)
 _PATIENCE = 1.0  # seconds in which a thread that a test left may end its transaction
 _Mark = tuple[int, int]
 """The data's version and the number of MLflow's transactions: a change tells that the store was used."""
@@ -137,6 +144,7 @@ class Isolation(Room):
         self._experiment = experiment
         self._experiment_id = defaults.active_experiment_id()
         self._left: dict[pytest.FixtureDef[Any], Layer] = {}  # by living fixtures of higher scope
+        self._taken_back: dict[str, str] = {}  # by the id of an entity, the test that made it
         self._version = -1  # of the store's data when a test began
         self._setting_up = False
         self._nodeid = os.environ.get("PYTEST_CURRENT_TEST", "A test before (setup)").rpartition(" ")[0]
@@ -158,8 +166,17 @@ class Isolation(Room):
                 self._renew()
         self._nodeid = item.nodeid
 
+    def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Say of an error about an entity that is there no more, that isolation took it back."""
+        for found in _NAMED.findall(str(report.longrepr)) if report.failed else ():
+            if found in self._taken_back and found not in self._store.ids():
+                section = f"{found} was made for {self._taken_back[found]} and taken back after it. {_REMEDY}"
+                report.sections.append(("mlctx isolation", section))
+                return
+
     def _renew(self) -> None:
         before = self._experiment_id
+        self._taken_back.update(dict.fromkeys(self._store.ids() - self._taken_back.keys(), self._nodeid))
         start = self._layers.stacked(self._empty, self._left.values())
         self._experiment_id = self._store.back(
             start, experiment=self._experiment, artifacts=self._artifacts.take(self._store)

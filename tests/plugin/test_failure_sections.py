@@ -118,3 +118,43 @@ def test_workers_hand_them_over(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SUITE)
     result = pytester.runpytest_subprocess("-p", "xdist", "-n1")
     assert "run fluent" in sections(result, "test_fails")
+
+
+def test_what_isolation_took_back_is_named_where_code_remembers_it(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import functools
+        import mlflow
+
+        @functools.lru_cache
+        def experiment(): return mlflow.create_experiment("remembered")
+
+        @functools.lru_cache
+        def run():
+            with mlflow.start_run() as run: return run.info.run_id
+
+        def test_first(mlflow_service):
+            mlflow.start_run(experiment_id=experiment())
+            mlflow.end_run()
+            mlflow.MlflowClient().log_param(run(), "a", 1)
+
+        def test_experiment(mlflow_service): mlflow.start_run(experiment_id=experiment())
+        def test_run(mlflow_service): mlflow.get_run(run())
+        def test_another_id(mlflow_service): mlflow.get_run("f" * 32)
+    """)
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(passed=1, failed=3)
+    for test in ("test_experiment", "test_run"):
+        assert re.search(
+            r"- mlctx isolation -+\n\S+ was made for \S+::test_first and taken back after it\. Make it in a",
+            sections(result, test),
+        )
+    assert "taken back" not in sections(result, "test_another_id")
+
+
+def test_a_run_of_the_test_beside_code_that_opens_its_own(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import mlflow
+
+        def test(mlflow_run): mlflow.start_run()
+    """)
+    assert "request mlflow_service instead" in sections(pytester.runpytest_inprocess(), "test")

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,13 @@ from pytest_mlctx.services.store import experiments, places, template
 from pytest_mlctx.services.store.savepoint import Savepoint, transaction
 
 _TIMEOUT = 10.0  # seconds to wait for a transaction that a test left open
+
+_IDENTIFIED = {
+    "experiments": "experiment_id",
+    "runs": "run_uuid",
+    "logged_models": "model_id",
+    "trace_info": "request_id",
+}
 
 _stores: weakref.WeakValueDictionary[Path, Store] = weakref.WeakValueDictionary()
 _promised: dict[Path, Callable[[], Store]] = {}
@@ -115,6 +122,16 @@ class Store:
                 found = experiments.get_or_create(connection, experiment, artifacts, above=highest)
             self.artifacts = artifacts
             return found
+
+    def ids(self) -> set[str]:
+        """Of the experiments, runs, models and traces that the store holds."""
+        found: set[str] = set()
+        with self._lock:
+            connection = self._connection()
+            for table, column in _IDENTIFIED.items():
+                with suppress(sqlite3.OperationalError):  # of a later MLflow
+                    found.update(str(row[0]) for row in connection.execute(f"SELECT {column} FROM {table}"))
+        return found
 
     def is_locked(self, seconds: float) -> bool:
         """Whether somebody's transaction stays open on the store for so long."""
