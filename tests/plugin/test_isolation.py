@@ -671,9 +671,7 @@ def test_files_of_a_living_fixture_are_put_back_too(session):
                 (folder / name).write_text("fixture")
             with mlflow.start_run(run_name="trained") as run:
                 mlflow.log_artifacts(folder)
-                model = mlflow.pyfunc.log_model(
-                    python_model=Model(), name="model", pip_requirements=[], input_example=None
-                )
+                model = mlflow.pyfunc.log_model("model", python_model=Model(), pip_requirements=[])
             return run, model
 
         @pytest.fixture(scope="session")
