@@ -98,5 +98,18 @@ class InferredRequirements(Finding):
         ]
 
 
-KINDS: tuple[type[Finding], ...] = (Leaks, UnclosedRuns, InferredRequirements)
+class Unserved(Finding):
+    """A test that used MLflow's default store, and how that was seen."""
+
+    attribute = "mlctx_unserved"
+
+    @classmethod
+    def told(cls, found: list[tuple[str, str]], *, judges_every_test: bool) -> tuple[str, list[str]]:
+        """The first, with the remedy."""
+        test, did = found[0]
+        remedy = "let it request mlflow_service, or set mlctx_autouse = mlflow"
+        return "", [f"mlctx: {test} {did}: {remedy}"]
+
+
+KINDS: tuple[type[Finding], ...] = (Leaks, UnclosedRuns, InferredRequirements, Unserved)
 """In the order of the summary."""

@@ -136,7 +136,7 @@ def _mlctx_hermetic(request: pytest.FixtureRequest, _mlctx_folder: Path) -> None
     session = Session.of(request.config)
     if session.settings.requirements == "auto":
         session.reuse_requirements(always=False)
-    session.enter(request, session.hermetic.in_force(_mlctx_folder))
+    session.enter(request, session.hermetic.in_force(_mlctx_folder), session.tracking.sourced())
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ Role = Literal[
     "isolation",
     "artifacts",
     "late_threads",
+    "unserved",
     "tracking",
 ]
 
@@ -30,6 +31,7 @@ _ORDER: tuple[Role, ...] = (
     "isolation",  # moves the guard's baseline when it makes the experiment anew
     "artifacts",
     "late_threads",
+    "unserved",
     "tracking",  # knows of a test before the innermost, pytest itself, runs it
 )
 

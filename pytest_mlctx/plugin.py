@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mlctx import options, settings
-from pytest_mlctx.session import Session
+from pytest_mlctx.session import ACTIVE, Session
 
 if TYPE_CHECKING:
     import argparse
@@ -102,18 +102,23 @@ def pytest_testnodedown(node: Any) -> None:
     """Keep what an xdist worker used for the summary: its controller collects nothing."""
     session = node.config.stash.get(Session.key, None)
     if session is not None:
-        session.workers_header = getattr(node, "workeroutput", {}).get(_HEADER, session.workers_header)
+        output = getattr(node, "workeroutput", {})
+        session.workers_header = output.get(_HEADER, session.workers_header)
+        session.workers_active |= output.get(ACTIVE, False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Tell what tests left changed, runs that stay open, what models took; reports carry it, xdist's too."""
+    """Tell what tests left changed or open, what models took, what no service saw; reports carry it."""
     session = config.stash.get(Session.key, None)
-    if session is None or not (session.active or session.workers_header or session.settings.given):
+    if session is None or config.option.collectonly:
+        return
+    left = session.unserved_files()
+    if not (left or session.active or session.workers_header or session.settings.given):
         return
     from pytest_mlctx import report
 
     reports = chain.from_iterable(terminalreporter.stats.values())
-    for title, lines in report.summary(session, reports, quiet=not report.wanted(config)):
+    for title, lines in report.summary(session, reports, left, quiet=not report.wanted(config)):
         if title:
             terminalreporter.section(title)
         for line in lines:

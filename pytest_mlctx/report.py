@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_mlctx import findings, fixture_registry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
 
     from pytest_mlctx.session import Session
@@ -64,12 +66,15 @@ def _tracking(session: Session) -> str:
     return f"{store}, experiment {settings.experiment!r}{aside}"
 
 
-def summary(session: Session, reports: Iterable[Any], *, quiet: bool) -> list[tuple[str, list[str]]]:
+def summary(
+    session: Session, reports: Iterable[Any], left: list[Path], *, quiet: bool
+) -> list[tuple[str, list[str]]]:
     """What stands at the end: for each part its title, or none, and its lines.
 
     Args:
         session: whose tests these were.
         reports: of the tests, of any kind: plugins have categories of their own.
+        left: new files of MLflow's, in a session that used no service.
         quiet: whether what was used is not to be told.
     """
     parts = [("", [] if quiet else session.workers_header)]
@@ -78,6 +83,10 @@ def summary(session: Session, reports: Iterable[Any], *, quiet: bool) -> list[tu
         found = kind.attached(carried)
         if kind is findings.UnclosedRuns and session.active:
             found.append(session.tracking.unclosed)  # of a test that was interrupted, which gets no report
+        if kind is findings.Unserved and left:
+            from pytest_mlctx import unserved
+
+            found.append(unserved.writer(left, carried))
         if found:
             parts.append(kind.told(found, judges_every_test=session.judges_every_test))
     return [(title, lines) for title, lines in parts if lines]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, partial
@@ -24,6 +25,11 @@ if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no
 
 T = TypeVar("T")
 
+# What MLflow's defaults write, as `services.state.files` knows it: an unused session imports no services.
+MLFLOW_FILES = ("mlflow.db", "mlruns", "mlartifacts")
+ACTIVE = "mlctx_active"
+"""Says of an xdist worker, in its output, that it used a service."""
+
 
 class Session:
     """One session of pytest, a worker's own under xdist."""
@@ -39,6 +45,8 @@ class Session:
         self.active = False
         self._reuses_requirements = False
         self.workers_header: list[str] = []
+        self.workers_active = False
+        self._files_before = self._mlflow_files()
         self.folder = Path()  # in pytest's temporary folder, once a service is asked for
 
     @classmethod
@@ -146,11 +154,18 @@ class Session:
             from pytest_mlctx.services import state
 
             self.active = True
+            getattr(self._config, "workeroutput", {})[ACTIVE] = True
             self._config.add_cleanup(state.watch(self._config.rootpath))
             self.lifecycle.join("guard", self.guard, request)
             self.lifecycle.join("tracking", self.tracking, request)
             self.lifecycle.join("failure_sections", FailureSections(self._config, self.tracking))
             self.lifecycle.join("redaction", Redaction(self._config))
+            if "mlflow" not in self.settings.autouse:
+                from pytest_mlctx.unserved import FirstUnserved
+
+                unserved = FirstUnserved()
+                self._config.add_cleanup(unserved.close)
+                self.lifecycle.join("unserved", unserved)
 
     def reuse_requirements(self, *, always: bool) -> None:
         """Reuse what MLflow infers of models until the session ends, always or on a temporary store only."""
@@ -162,6 +177,16 @@ class Session:
         requirements = ModelRequirements(always=always)
         self.lifecycle.join("model_requirements", requirements)
         self._config.add_cleanup(requirements.close)
+
+    def _mlflow_files(self) -> set[Path]:
+        root = self._config.rootpath
+        return {root / name for name in MLFLOW_FILES if os.path.lexists(root / name)}
+
+    def unserved_files(self) -> list[Path]:
+        """What MLflow left in the rootdir since the start, in a session in which no service was used."""
+        if self.active or self.workers_active:
+            return []  # what its tests left is named as theirs
+        return sorted(self._mlflow_files() - self._files_before)
 
     @cached_property
     def artifacts(self) -> Artifacts:

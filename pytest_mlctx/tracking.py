@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -32,7 +32,8 @@ class Tracking(Room):
     """Follows each test from its setup to its outcome; registered once the MLflow service is in force."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        workerinput: Mapping[str, str] = getattr(config, "workerinput", {})
+        workerinput: Mapping[str, Any] = getattr(config, "workerinput", {})
+        self._command = str(workerinput.get("mainargv", [""])[0])  # of xdist's controller
         self._asked_for = settings.tags
         self._stays = settings.isolation == "session"
         self._session = {
@@ -72,6 +73,12 @@ class Tracking(Room):
         run = OpenedRun(store_uri, run_id, self._setting_up[-1] if self._setting_up else "")
         if run not in runs:  # told twice within a sandbox, by its service and the session's
             runs.append(run)
+
+    def sourced(self) -> AbstractContextManager[None]:
+        """Within the block MLflow names the same source as without xdist, whose workers start as ``-c``."""
+        from pytest_mlctx.services import runs
+
+        return runs.sourced(self._command) if self._command else nullcontext()
 
     def open(self, item: pytest.Item) -> mlflow.ActiveRun:
         """Start the run that stands for the test, where MLflow tracks now."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from pytest_mlctx.services import deadline
 from pytest_mlctx.services.state.mlflow_runs import DEADLINE, set_status
 from pytest_mlctx.services.state.mlflow_stores import Engine
+from pytest_mlctx.services.store import opening
 
 Tags = Callable[[str, str], Mapping[str, str]]
 """Tags for a run about to be opened, by the URI of its store and the id of its experiment."""
@@ -63,6 +66,20 @@ def tagging(tags: Tags, opened: Opened = lambda uri, run_id: None) -> Iterator[N
         _providers.remove(provider)
         if not _providers:
             _unwrap(TrackingServiceClient)
+
+
+@contextmanager
+def sourced(name: str) -> Iterator[None]:
+    """Within the block this is the source that MLflow names, unless code sets another ``sys.argv`` itself."""
+    context = import_module("mlflow.tracking.context.default_context")
+    original = getattr(context, "_get_source_name", None)
+    before = sys.argv[:1]
+
+    def source() -> Any:
+        return name if original is None or sys.argv[:1] == before else original()
+
+    with opening.replaced(context, "_get_source_name", source):
+        yield
 
 
 def _wrap(client_class: Any) -> None:

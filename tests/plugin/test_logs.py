@@ -526,3 +526,23 @@ def test_a_sink_that_the_user_named_is_appended_to_at_the_level(pytester: pytest
     assert "high" in text
     assert "low" not in text
     assert "\x1b" not in text
+
+
+def test_capsys_reads_what_goes_to_stderr(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def logger_config(logger_config): return {**logger_config, "sink": "stderr", "colorize": False}
+    """)
+    pytester.makepyfile("""
+        def test_first(logger_service, capsys):
+            logger_service.logger().info("one")
+            assert capsys.readouterr().err.endswith(" - one\\n")
+
+        def test_second(logger_service, capsys, caplog):
+            logger_service.logger().info("two")
+            assert capsys.readouterr().err.endswith(" - two\\n")
+            assert caplog.messages == ["two"]
+    """)
+    pytester.runpytest_inprocess().assert_outcomes(passed=2)

@@ -267,3 +267,24 @@ def test_five_hundred_leave_no_more_than_fifty(session):
     result.assert_outcomes(passed=501)
     assert seen[500][1:] == seen[50][1:]
     assert seen[500][0] - seen[275][0] < 4, seen  # MiB
+
+
+def test_it_stands_in_for_a_suite_s_own_function_scoped_service(session, pytester):
+    pytester.makeconftest("""
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def mlflow_service(mlflow_sandbox): return mlflow_sandbox
+    """)
+    result = session(
+        """
+        def test_by_name(mlflow_service):
+            with mlflow.start_run(): pass
+            assert mlflow_service.running
+            assert len(mlflow.search_runs(search_all_experiments=True)) == 1
+
+        def test_without():
+            assert len(mlflow.search_runs(search_all_experiments=True)) == 0
+        """
+    )
+    result.assert_outcomes(passed=2)

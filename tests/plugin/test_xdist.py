@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from contextlib import closing
 
 import pytest
@@ -47,6 +48,8 @@ def test_all_workers_track_to_the_store_that_was_named(pytester: pytest.Pytester
         )
         assert tags == {"mlctx.session": 1, "mlctx.worker": 2, "mlctx.nodeid": 8, "mlctx.outcome": 1}
         assert store.execute("SELECT count(*) FROM experiments").fetchall() == [(2,)]  # and Default
+        sources = "SELECT DISTINCT value FROM tags WHERE key = 'mlflow.source.name'"
+        assert store.execute(sources).fetchall() == [(sys.argv[0],)]
     assert not (pytester.path / "mlruns").exists()
 
 

@@ -141,3 +141,19 @@ def test_why_a_run_cannot_be_closed_is_told_and_breaks_nothing(service: MlflowSe
     assert "deleted" in told
     detached = runs.detach("0" * 32, service.tracking_uri)
     assert detached.close("FINISHED", {}) == f"The MLflow run {'0' * 32} is not in its store."
+
+
+def test_a_source_is_named_for_runs_and_the_code_s_own_command_line_wins(
+    service: MlflowService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def source() -> str:
+        with mlflow.start_run() as run:
+            return str(run.data.tags["mlflow.source.name"])
+
+    plain = source()
+    with runs.sourced("of the controller"):
+        assert source() == "of the controller"
+        with monkeypatch.context() as within:
+            within.setattr("sys.argv", ["train.py", "--epochs=1"])
+            assert source() == "train.py"
+    assert source() == plain
