@@ -437,6 +437,9 @@ def shuffled(source: str, seed: int) -> str:
     "seeds", [range(3), pytest.param(range(3, 20), marks=pytest.mark.slow)], ids=["sample", "more"]
 )
 def test_a_suite_that_needed_its_order_passes_in_any(pytester: pytest.Pytester, seeds: range) -> None:
+    from mlflow.tracking import fluent
+
+    fluent._last_active_run_id.set(None)  # that of a test before in this process is in no store any more
     for seed in seeds:
         pytester.makepyfile(**{f"test_order_{seed}": shuffled(ORDER_DEPENDENT, seed)})
         result = run(pytester, f"test_order_{seed}.py")
