@@ -45,6 +45,7 @@ class Tracking(Room):
         self._record: tuple[str, str, str] | None = None  # store, experiment and run of the open record
         self._detached: list[Detached] = []
         self._opened: dict[str, set[str]] = {}  # by the URI of a store that stays, the experiments of runs
+        self._stores: dict[str, Any] = {}  # that stay and answer, by URI
         self.unclosed: list[str] = []  # of a test that was interrupted, which gets no report
         self._outcome = "passed"
         self._setting_up: list[str] = []  # fixtures of higher scope: their runs are no test's
@@ -73,6 +74,10 @@ class Tracking(Room):
         run = OpenedRun(store_uri, run_id, self._setting_up[-1] if self._setting_up else "")
         if run not in runs:  # told twice within a sandbox, by its service and the session's
             runs.append(run)
+        if store_uri in self._opened and store_uri not in self._stores:
+            from pytest_mlctx.services.runs import tracked_to
+
+            self._stores[store_uri] = tracked_to(store_uri)
 
     def sourced(self) -> AbstractContextManager[None]:
         """Within the block MLflow names the same source as without xdist, whose workers start as ``-c``."""
@@ -142,7 +147,19 @@ class Tracking(Room):
             unclosed = self._close("FAILED" if self._outcome == "failed" else "FINISHED", self._outcome)
             if unclosed:
                 UnclosedRuns.attach(report, unclosed)
+            self._tag_outcome()
             self._item = None
+
+    def _tag_outcome(self) -> None:
+        """Tag the runs of the test in a store that stays; one that is away is not asked again."""
+        from pytest_mlctx.services import deadline, runs
+
+        for uri in {run.store_uri for run in self.runs} & self._stores.keys():
+            run_ids = [run.run_id for run in self.runs if run.store_uri == uri]
+            try:
+                runs.tag(self._stores[uri], run_ids, {"mlctx.outcome": self._outcome})
+            except deadline.DeadlineError:  # a server that is gone: the test has seen that itself
+                del self._stores[uri]
 
     @contextmanager
     def during_sessionfinish(self, exitstatus: int) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -154,6 +154,27 @@ def tracked_to(store_uri: str) -> Any:
     from mlflow.tracking._tracking_service.utils import _get_store
 
     return _get_store(store_uri)
+
+
+def tag(store: Any, run_ids: Iterable[str], tags: Mapping[str, str]) -> None:
+    """Tag runs in their store, also after the service has stopped.
+
+    Raises:
+        DeadlineError: the store gave no answer within `DEADLINE` seconds.
+    """
+    from mlflow.entities import RunTag
+    from mlflow.exceptions import MlflowException
+
+    def each() -> None:
+        for run_id in run_ids:
+            with suppress(MlflowException):  # one that was deleted keeps none of the others
+                for key, value in tags.items():
+                    store.set_tag(run_id, RunTag(key, value))
+
+    try:
+        deadline.within(DEADLINE, each)
+    finally:
+        _let_go(store)
 
 
 def running(store: Any, experiment_ids: Iterable[str], tags: Mapping[str, str]) -> list[Detached]:

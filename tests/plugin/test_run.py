@@ -144,6 +144,35 @@ def test_a_run_ends_as_its_test_does(pytester: pytest.Pytester) -> None:
     assert "mlflow.parentRunId" not in named["test_child"].tags
 
 
+def test_the_runs_that_a_test_opens_itself_get_its_outcome(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import mlflow
+
+        def test_passes(mlflow_service):
+            with mlflow.start_run(run_name="fluent"): pass
+
+        def test_fails(mlflow_service):
+            with mlflow.start_run(run_name="of a test that fails"): pass
+            experiment = mlflow.get_experiment_by_name(mlflow_service.experiment_name).experiment_id
+            gone = mlflow.MlflowClient().create_run(experiment, run_name="deleted")
+            mlflow.delete_run(gone.info.run_id)
+            mlflow.MlflowClient().create_run(experiment, run_name="of a client")
+            assert 0
+
+        def test_last(mlflow_service):
+            with mlflow.start_run(run_name="last"): pass
+    """)
+    pytester.runpytest_inprocess(STORE).assert_outcomes(passed=2, failed=1)
+    outcomes = {run.name: run.tags.get("mlctx.outcome") for run in runs(pytester.path)}
+    assert outcomes == {
+        "fluent": "passed",
+        "of a test that fails": "failed",
+        "deleted": None,
+        "of a client": "failed",
+        "last": "passed",
+    }
+
+
 @pytest.mark.parametrize("stop", ["raise KeyboardInterrupt", "pytest.exit('enough')"])
 @pytest.mark.parametrize("where", ["test", "setup", "teardown"])
 def test_killed(pytester: pytest.Pytester, stop: str, where: str) -> None:
