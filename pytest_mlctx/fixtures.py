@@ -92,12 +92,12 @@ def alerts_config(request: pytest.FixtureRequest, _mlctx_active: None) -> dict[s
 
 
 @pytest.fixture(scope="session")
-def mlflow_config(request: pytest.FixtureRequest, _mlctx_hermetic: None) -> dict[str, Any]:
+def mlflow_config(request: pytest.FixtureRequest, _mlctx_environment: None) -> dict[str, Any]:
     """The fields that mlflow_service is built from; override it in a conftest to change one."""
     session = Session.of(request.config)
     return {
-        "tracking_uri": session.hermetic.tracking_uri,
-        "registry_uri": session.hermetic.registry_uri,
+        "tracking_uri": session.environment.tracking_uri,
+        "registry_uri": session.environment.registry_uri,
         "experiment_name": session.settings.experiment,
         "autolog_disable": True,
     }
@@ -131,17 +131,17 @@ def alerts_outbox(request: pytest.FixtureRequest, alerts_service: AlertsService)
 
 
 @pytest.fixture(scope="session")
-def _mlctx_hermetic(request: pytest.FixtureRequest, _mlctx_folder: Path) -> None:
+def _mlctx_environment(request: pytest.FixtureRequest, _mlctx_folder: Path) -> None:
     """The environment and the temporary store of the session's MLflow."""
     session = Session.of(request.config)
     if session.settings.requirements == "auto":
         session.reuse_requirements(always=False)
-    session.enter(request, session.hermetic.in_force(_mlctx_folder), session.tracking.sourced())
+    session.enter(request, session.environment.in_force(_mlctx_folder), session.tracking.sourced())
 
 
 @pytest.fixture(scope="session")
 def mlflow_service(
-    request: pytest.FixtureRequest, _mlctx_hermetic: None, mlflow_config: dict[str, Any]
+    request: pytest.FixtureRequest, _mlctx_environment: None, mlflow_config: dict[str, Any]
 ) -> MlflowService:
     """A running MlflowService on a temporary SQLite file, with the experiment of --mlctx-experiment."""
     from pytest_mlctx.services import MlflowService, runs
@@ -151,7 +151,7 @@ def mlflow_service(
     if reason := session.refuses(service.tracking_uri):
         pytest.fail(reason, pytrace=False)
     if registry := mlflow_config.get("registry_uri"):
-        session.hermetic.asked_for.add(registry)
+        session.environment.asked_for.add(registry)
     return session.enter(
         request,
         _running(service),
@@ -161,7 +161,7 @@ def mlflow_service(
 
 
 @pytest.fixture(scope="session")
-def _mlctx_sandbox(request: pytest.FixtureRequest, _mlctx_hermetic: None) -> Sandbox:
+def _mlctx_sandbox(request: pytest.FixtureRequest, _mlctx_environment: None) -> Sandbox:
     """The store of mlflow_sandbox, a session's one."""
     session = Session.of(request.config)
     return session.enter(request, session.sandboxed())

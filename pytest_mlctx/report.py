@@ -59,7 +59,7 @@ def _tracking(session: Session) -> str:
         store += f", registry {redact(settings.registry_uri)}"
     ambient = [
         f"{name}={redact(uri)}"
-        for name, uri in session.hermetic.ambient.items()
+        for name, uri in session.environment.ambient.items()
         if uri and uri not in (settings.tracking_uri, settings.registry_uri)
     ]
     aside = f" ({', '.join(ambient)} not followed)" if ambient else ""

@@ -15,8 +15,8 @@ from pytest_mlctx import fixture_registry, options
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no service pays for none
+    from pytest_mlctx.environment import Environment
     from pytest_mlctx.guard import Guard
-    from pytest_mlctx.hermetic import Hermetic
     from pytest_mlctx.isolation import Artifacts, Sandbox
     from pytest_mlctx.late_threads import LateThreads
     from pytest_mlctx.lifecycle import Lifecycle
@@ -55,11 +55,11 @@ class Session:
         return config.stash[cls.key]
 
     @cached_property
-    def hermetic(self) -> Hermetic:
+    def environment(self) -> Environment:
         """The environment and the store of the tests."""
-        from pytest_mlctx.hermetic import Hermetic
+        from pytest_mlctx.environment import Environment
 
-        return Hermetic(self.settings)
+        return Environment(self.settings)
 
     @cached_property
     def lifecycle(self) -> Lifecycle:
@@ -193,7 +193,7 @@ class Session:
         """The folders for the artifacts of each test."""
         from pytest_mlctx.isolation import Artifacts
 
-        return Artifacts(self._config, self.hermetic.folder / "artifacts")
+        return Artifacts(self._config, self.environment.folder / "artifacts")
 
     @cached_property
     def late_threads(self) -> LateThreads:
@@ -210,7 +210,7 @@ class Session:
         from pytest_mlctx.isolation import Sandbox
         from pytest_mlctx.services import remote
 
-        sandbox = self.hermetic.create(self.hermetic.folder / "sandbox.db", fallback=self.folder)
+        sandbox = self.environment.create(self.environment.folder / "sandbox.db", fallback=self.folder)
         sandbox.refuse = self.late_threads.check
         self.lifecycle.join("artifacts", self.artifacts)
         remote.opened(sandbox.uri)  # once for all tests
@@ -227,7 +227,7 @@ class Session:
 
         for uri in (service.tracking_uri, service.registry_uri or ""):
             self._config.add_cleanup(state.expect(*uris.files(uri)))
-        store, empty = self.hermetic.store, self.hermetic.empty
+        store, empty = self.environment.store, self.environment.empty
         if store is None or empty is None or service.tracking_uri != store.uri:
             yield
             return
@@ -249,7 +249,7 @@ class Session:
 
     def refuses(self, tracking_uri: str) -> str | None:
         """Why tests cannot track there, as one sentence."""
-        if self.settings.isolation == "test" and tracking_uri != self.hermetic.store_uri:
+        if self.settings.isolation == "test" and tracking_uri != self.environment.store_uri:
             return options.needs_the_temporary_store(
                 self.settings.origins["isolation"], "the fixture mlflow_config"
             )
@@ -263,13 +263,13 @@ class Session:
 
     def hold_early(self) -> None:
         """Keep MLflow off every other store from before the first conftest is imported."""
-        self._stack.enter_context(self.hermetic.early())
+        self._stack.enter_context(self.environment.early())
 
     def revise(self, settings: Settings) -> None:
         """Take over what conftests have put into the options since the early start."""
         before, self.settings = self.settings, settings
         if "mlflow" in settings.autouse:
-            self.hermetic.settings = settings
+            self.environment.settings = settings
             if (before.tracking_uri, before.registry_uri) != (settings.tracking_uri, settings.registry_uri):
                 self.close()
                 self.hold_early()

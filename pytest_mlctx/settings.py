@@ -68,7 +68,7 @@ def read(config: pytest.Config, given: argparse.Namespace) -> Settings:
     for option in OPTIONS:
         values[option.name], origins[option.name] = _value(config, given, option)
     if any(origin != "default" for origin in origins.values()):
-        from pytest_mlctx.values import judge
+        from pytest_mlctx.validation import judge
 
         judge(values, origins, config)
     return Settings(

@@ -12,7 +12,7 @@ from typing import Any
 from pytest_mlctx.services import deadline
 from pytest_mlctx.services.state.mlflow_runs import DEADLINE, set_status
 from pytest_mlctx.services.state.mlflow_stores import Engine
-from pytest_mlctx.services.store import opening
+from pytest_mlctx.services.store import engines
 
 Tags = Callable[[str, str], Mapping[str, str]]
 """Tags for a run about to be opened, by the URI of its store and the id of its experiment."""
@@ -78,7 +78,7 @@ def sourced(name: str) -> Iterator[None]:
     def source() -> Any:
         return name if original is None or sys.argv[:1] == before else original()
 
-    with opening.replaced(context, "_get_source_name", source):
+    with engines.replaced(context, "_get_source_name", source):
         yield
 
 

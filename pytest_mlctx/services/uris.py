@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 from pytest_mlctx.services.base import ServiceError
 from pytest_mlctx.services.deadline import DeadlineError, reason, within
 from pytest_mlctx.services.secrets import redact
-from pytest_mlctx.services.store.places import artifacts_beside, expressible
+from pytest_mlctx.services.store.paths import artifacts_beside, expressible
 
 T = TypeVar("T")
 

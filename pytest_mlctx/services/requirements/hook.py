@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mlctx.services import cache, imports
-from pytest_mlctx.services.requirements import capture, helper
+from pytest_mlctx.services.requirements import command, helper
 from pytest_mlctx.services.requirements.distributions import installed
-from pytest_mlctx.services.requirements.inference import Memory, Observation, Question, left_to_mlflow
+from pytest_mlctx.services.requirements.memory import Memory, Observation, Question, left_to_mlflow
 from pytest_mlctx.services.requirements.pristine import Pristine
 from pytest_mlctx.services.requirements.uv import Exports
 
@@ -181,7 +181,7 @@ def _run_command(original: Any) -> Any:
         if observation is None:
             original(cmd, timeout_seconds, env=env)
         else:
-            capture.run(cmd, timeout_seconds, env, original, observation)
+            command.run(cmd, timeout_seconds, env, original, observation)
 
     return run
 

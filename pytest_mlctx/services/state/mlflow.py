@@ -19,11 +19,11 @@ from pytest_mlctx.services.state.kinds import (
     Table,
 )
 from pytest_mlctx.services.state.mlflow_autologging import KINDS as AUTOLOGGING
+from pytest_mlctx.services.state.mlflow_background import KINDS as WORK
 from pytest_mlctx.services.state.mlflow_runs import KINDS as RUNS
 from pytest_mlctx.services.state.mlflow_runs import experiment_name
 from pytest_mlctx.services.state.mlflow_stores import KINDS as STORES
 from pytest_mlctx.services.state.mlflow_tracing import KINDS as TRACING
-from pytest_mlctx.services.state.mlflow_work import KINDS as WORK
 
 
 def _changed(what: str) -> Callable[[Any], str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pytest_mlctx.services.store.filling import fill
-from pytest_mlctx.services.store.places import artifact_uri, artifacts_beside
+from pytest_mlctx.services.store.builders import serve
+from pytest_mlctx.services.store.initialization import fill
+from pytest_mlctx.services.store.paths import artifact_uri, artifacts_beside
 from pytest_mlctx.services.store.savepoint import Savepoint
-from pytest_mlctx.services.store.serving import serve
 from pytest_mlctx.services.store.temporary import (
     Store,
     create,

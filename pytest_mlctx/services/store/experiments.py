@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from pytest_mlctx.services.store import places
+from pytest_mlctx.services.store import paths
 
 if TYPE_CHECKING:
     import sqlite3
@@ -38,11 +38,11 @@ def locate_default(connection: sqlite3.Connection, artifacts: Path, instead_of: 
         artifacts: the folder.
         instead_of: the folder that they are kept below now; kept elsewhere, they stay there.
     """
-    location = f"{places.artifact_uri(artifacts)}/0"
+    location = f"{paths.artifact_uri(artifacts)}/0"
     connection.execute(
         "UPDATE experiments SET artifact_location = :location WHERE experiment_id = 0"
         " AND (:before IS NULL OR artifact_location = :before)",
-        {"location": location, "before": instead_of and f"{places.artifact_uri(instead_of)}/0"},
+        {"location": location, "before": instead_of and f"{paths.artifact_uri(instead_of)}/0"},
     )
 
 
@@ -61,7 +61,7 @@ def get_or_create(connection: sqlite3.Connection, name: str, artifacts: Path, ab
     connection.execute(
         "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, creation_time,"
         " last_update_time) VALUES (?, ?, ?, 'active', ?, ?)",
-        (number, name, f"{places.artifact_uri(artifacts)}/{number}", now, now),
+        (number, name, f"{paths.artifact_uri(artifacts)}/{number}", now, now),
     )
     return str(number)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mlctx.services import cache
-from pytest_mlctx.services.store import opening, places
+from pytest_mlctx.services.store import engines, paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,11 +62,11 @@ def _name() -> str:
 
 def _build() -> bytes:
     """Let MLflow make a store as it always does, without the waits for the disk."""
-    folder = places.temporary_folder()
+    folder = paths.temporary_folder()
     try:
         path = folder / "template.db"
-        with _undisturbed(), opening.settings("synchronous = OFF", "journal_mode = MEMORY"):
-            opening.migrate(places.sqlite_uri(path), str(folder / places.ARTIFACTS))
+        with _undisturbed(), engines.settings("synchronous = OFF", "journal_mode = MEMORY"):
+            engines.migrate(paths.sqlite_uri(path), str(folder / paths.ARTIFACTS))
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("VACUUM")
@@ -91,8 +91,8 @@ def _undisturbed() -> Iterator[None]:
 
     with (
         warnings.catch_warnings(),
-        opening.replaced(logging.config, "fileConfig", lambda *_args, **_kwargs: None),
-        opening.replaced(logging.Logger, "callHandlers", hand_on_warnings),
+        engines.replaced(logging.config, "fileConfig", lambda *_args, **_kwargs: None),
+        engines.replaced(logging.Logger, "callHandlers", hand_on_warnings),
     ):
         warnings.simplefilter("ignore")
         yield

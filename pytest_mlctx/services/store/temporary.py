@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mlctx.services.state import mlflow_stores
-from pytest_mlctx.services.store import experiments, places, template
+from pytest_mlctx.services.store import experiments, paths, template
 from pytest_mlctx.services.store.savepoint import Savepoint, transaction
 
 _TIMEOUT = 10.0  # seconds to wait for a transaction that a test left open
@@ -49,16 +49,16 @@ class Store:
         """
         path = path.absolute()
         self._remove = None
-        if not places.expressible(path):
-            folder = places.temporary_folder()
+        if not paths.expressible(path):
+            folder = paths.temporary_folder()
             self._remove = weakref.finalize(self, _remove, folder, os.getpid())
             path = folder / path.name.translate({ord("?"): "_", ord("%"): "_"})
-        self.path, self.uri = path, places.sqlite_uri(path)
+        self.path, self.uri = path, paths.sqlite_uri(path)
         self.served: weakref.WeakSet[Any] = weakref.WeakSet()
         """MLflow's tracking stores on this file."""
         self.refuse: Callable[[], None] = lambda: None
         """Called in the thread that is about to commit for MLflow: what it raises keeps that thread out."""
-        self._artifacts = self._first_artifacts = places.artifacts_beside(path)
+        self._artifacts = self._first_artifacts = paths.artifacts_beside(path)
         self._lock = threading.Lock()
         self._connected: sqlite3.Connection | None = None
         self._latest: Savepoint | None = None
@@ -89,7 +89,7 @@ class Store:
     def artifacts(self, folder: Path) -> None:
         self._artifacts = folder
         for store in self.served:
-            store.artifact_root_uri = places.artifact_uri(folder)
+            store.artifact_root_uri = paths.artifact_uri(folder)
 
     def savepoint(self) -> Savepoint:
         """What the store holds now."""

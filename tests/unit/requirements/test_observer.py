@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mlctx.services.requirements.capture import CHILD
+from pytest_mlctx.services.requirements.command import CHILD
 from pytest_mlctx.services.requirements.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import installed
 

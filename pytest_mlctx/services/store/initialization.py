@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from pytest_mlctx.services.store import experiments, places, template
+from pytest_mlctx.services.store import experiments, paths, template
 from pytest_mlctx.services.store.savepoint import Savepoint, transaction
 
 _TIMEOUT = 60.0  # seconds to wait for another process that fills the same file
@@ -33,7 +33,7 @@ def fill(path: Path) -> None:
         if _empty(connection):
             content.put_back(connection)
             experiments.date_default(connection)
-            experiments.locate_default(connection, places.artifacts_beside(path))
+            experiments.locate_default(connection, paths.artifacts_beside(path))
 
 
 def _connected(path: Path) -> contextlib.closing[sqlite3.Connection]:
@@ -45,7 +45,7 @@ def _empty(connection: sqlite3.Connection) -> bool:
 
 
 def _content() -> Savepoint:
-    folder = places.temporary_folder()
+    folder = paths.temporary_folder()
     try:
         path = folder / "template.db"
         path.write_bytes(template.image())

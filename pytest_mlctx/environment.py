@@ -47,7 +47,7 @@ _REMEDY = (
 )
 
 
-class Hermetic:
+class Environment:
     """The store of a session's tests, and the environment in which no other is found.
 
     Attributes:
@@ -94,13 +94,13 @@ class Hermetic:
         that tracks while it is collected finds a folder in the link's place.
         """
         from pytest_mlctx.services import imports, state, store
-        from pytest_mlctx.services.store import places
+        from pytest_mlctx.services.store import paths
 
         before = state.capture("environment", "mlflow")
         with ExitStack() as stack:
             if self.settings.tracking_uri is None:
                 path = stack.enter_context(self._linked()) / "mlflow.db"
-                self.store_uri = places.sqlite_uri(path)
+                self.store_uri = paths.sqlite_uri(path)
                 stack.enter_context(store.promised(path, self._create_early))
             self._enforce()
             try:
@@ -114,9 +114,9 @@ class Hermetic:
 
     @contextmanager
     def _linked(self) -> Iterator[Path]:
-        from pytest_mlctx.services.store import places
+        from pytest_mlctx.services.store import paths
 
-        self._link = link = places.temporary_folder() / "session"
+        self._link = link = paths.temporary_folder() / "session"
         try:
             yield link
         finally:
@@ -129,14 +129,14 @@ class Hermetic:
     def in_force(self, folder: Path) -> Iterator[None]:
         """The environment, and the temporary store in this folder where the user named none."""
         from pytest_mlctx.services import remote, state, store
-        from pytest_mlctx.services.store import places
+        from pytest_mlctx.services.store import paths
 
         self._home = folder
         before = state.capture("environment", "mlflow")
-        readable = places.expressible(folder)  # to SQLAlchemy and MLflow, which decode some characters
+        readable = paths.expressible(folder)  # to SQLAlchemy and MLflow, which decode some characters
         with self._linked() if self._link is None and not readable else nullcontext():
             if self._link is not None:
-                places.sweep()
+                paths.sweep()
             if self._link is not None and not self._link.exists():
                 try:
                     self._link.symlink_to(folder, target_is_directory=True)

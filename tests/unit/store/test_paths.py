@@ -8,25 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mlctx.services.store import places
+from pytest_mlctx.services.store import paths
 
 
 @pytest.mark.parametrize(
     "uri", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:mine.db?mode=memory&uri=true"]
 )
 def test_what_names_no_file(uri: str):
-    assert places.database(uri) is None
+    assert paths.database(uri) is None
 
 
 def test_a_path_goes_into_a_uri_and_back(tmp_path: Path):
     for name in ("plain.db", "with a space.db", "é#漢字;&=.db"):
-        assert places.database(places.sqlite_uri(tmp_path / name)) == tmp_path / name
+        assert paths.database(paths.sqlite_uri(tmp_path / name)) == tmp_path / name
 
 
 def test_a_relative_uri_names_a_file_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert places.database("sqlite:///sub/mine.db") == tmp_path / "sub" / "mine.db"
-    assert places.database("sqlite:///mine.db?timeout=5") == tmp_path / "mine.db"
+    assert paths.database("sqlite:///sub/mine.db") == tmp_path / "sub" / "mine.db"
+    assert paths.database("sqlite:///mine.db?timeout=5") == tmp_path / "mine.db"
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%41b", "missing"])
@@ -36,10 +36,10 @@ def test_a_temporary_folder_that_will_not_do_is_passed_over(
     if name != "missing":
         (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
-    folder = places.temporary_folder()
+    folder = paths.temporary_folder()
     try:
         assert folder.is_dir()
-        assert places.expressible(folder)
+        assert paths.expressible(folder)
         assert tmp_path not in folder.parents
     finally:
         folder.rmdir()
@@ -47,16 +47,16 @@ def test_a_temporary_folder_that_will_not_do_is_passed_over(
 
 def test_where_there_is_no_place_at_all_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for none, message in ((tmp_path / "a?b", "tried"), (tmp_path / "missing", "missing")):
-        monkeypatch.setattr(places, "_candidates", lambda none=none: [str(none)])
+        monkeypatch.setattr(paths, "_candidates", lambda none=none: [str(none)])
         with pytest.raises(OSError, match=message):
-            places.temporary_folder()
+            paths.temporary_folder()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links want a privilege there")
 def test_what_killed_processes_left_is_swept_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(places, "_candidates", lambda: [str(tmp_path / "temporary")])
+    monkeypatch.setattr(paths, "_candidates", lambda: [str(tmp_path / "temporary")])
     days_ago = time.time() - 4 * 24 * 3600
 
     def left(name: str, *, link: str = "", file: str = "", age: float = days_ago) -> None:
@@ -85,7 +85,7 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(
     if os.geteuid() == 0:
         left("pytest-mlctx-somebodys")
         os.chown(tmp_path / "temporary" / "pytest-mlctx-somebodys", 54321, 54321)
-    places.sweep()
+    paths.sweep()
     assert {path.name for path in (tmp_path / "temporary").iterdir()} - {"pytest-mlctx-somebodys"} == {
         "pytest-mlctx-living",
         "pytest-mlctx-dangling-new",

@@ -9,8 +9,8 @@ from typing import Any
 
 from pytest_mlctx.services.requirements import helper
 from pytest_mlctx.services.requirements.distributions import installed
-from pytest_mlctx.services.requirements.inference import Observation
 from pytest_mlctx.services.requirements.key import root_of
+from pytest_mlctx.services.requirements.memory import Observation
 
 CHILD = str(Path(__file__).with_name("child.py"))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_mlctx.services import store
-from pytest_mlctx.services.store import opening, template
+from pytest_mlctx.services.store import engines, template
 
 from .conftest import query
 
@@ -78,15 +78,15 @@ def test_a_store_that_was_open_before_follows(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     store.fill(tmp_path / "mine.db")
     before = stores(uri)
-    assert pragma(before[0], "busy_timeout") != opening.BUSY_TIMEOUT
+    assert pragma(before[0], "busy_timeout") != engines.BUSY_TIMEOUT
     store.serve()
     after = stores(uri)
     assert after[0].artifact_root_uri == f"{tmp_path}/mlartifacts"
     for old, new in zip(before, after, strict=True):
         assert new is not old
         assert new.engine is not old.engine
-        assert pragma(new, "busy_timeout") == opening.BUSY_TIMEOUT
-        assert pragma(old, "busy_timeout") != opening.BUSY_TIMEOUT
+        assert pragma(new, "busy_timeout") == engines.BUSY_TIMEOUT
+        assert pragma(old, "busy_timeout") != engines.BUSY_TIMEOUT
 
 
 def test_serving_twice_is_serving_once(served: Path, temporary: store.Store):
@@ -155,9 +155,9 @@ def test_where_mlflows_sessions_do_more_they_are_left_alone(
         return session
 
     monkeypatch.setattr(utils, "_get_managed_session_maker", of_another_mlflow)
-    opening._session_pragmas.cache_clear()
+    engines._session_pragmas.cache_clear()
     try:
-        assert opening._session_pragmas(utils) is None
+        assert engines._session_pragmas(utils) is None
         made = store.create(tmp_path / "store.db")
         tracking = stores(made.uri)[0]
         with tracking.ManagedSessionMaker() as session:
@@ -165,7 +165,7 @@ def test_where_mlflows_sessions_do_more_they_are_left_alone(
         assert tracking.create_experiment("mine")
         made.close()
     finally:
-        opening._session_pragmas.cache_clear()
+        engines._session_pragmas.cache_clear()
 
 
 def test_where_mlflows_sessions_are_made_otherwise_they_are_left_alone():
@@ -174,19 +174,19 @@ def test_where_mlflows_sessions_are_made_otherwise_they_are_left_alone():
         def _get_managed_session_maker(session_maker: Any) -> Any:
             return session_maker
 
-    assert opening._session_pragmas(AnotherMlflow) is None
-    assert opening._session_pragmas(object) is None
+    assert engines._session_pragmas(AnotherMlflow) is None
+    assert engines._session_pragmas(object) is None
 
 
 def test_nothing_of_mlflow_stays_replaced(served: Path, tmp_path: Path):
     modules = [
-        importlib.import_module(name) for name in (opening._UTILS, opening._TRACKING, opening._REGISTRY)
+        importlib.import_module(name) for name in (engines._UTILS, engines._TRACKING, engines._REGISTRY)
     ]
     before = [dict(vars(module)) for module in modules]
     made = store.create(tmp_path / "store.db")
     stores(made.uri)
     stores(f"sqlite:///{served}/mine.db")
-    with pytest.raises(sqlite3.DatabaseError), opening.settings(admit=lambda: None):
+    with pytest.raises(sqlite3.DatabaseError), engines.settings(admit=lambda: None):
         raise sqlite3.DatabaseError
     assert [dict(vars(module)) for module in modules] == before
     made.close()

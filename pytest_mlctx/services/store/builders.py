@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pytest_mlctx.services.store import filling, opening, places, temporary
+from pytest_mlctx.services.store import engines, initialization, paths, temporary
 
 _FIRST_OPEN = 0x6D6C637478  # of PostgreSQL's advisory locks: "mlctx"
 
@@ -37,21 +37,19 @@ def _serving_sqlite(build: Callable[..., Any]) -> Callable[..., Any]:
     # MLflow asks the builder's signature what to pass, and its module whether the scheme is its own.
     @functools.wraps(build)
     def builder(store_uri: str, **arguments: Any) -> Any:
-        path = places.database(store_uri)
+        path = paths.database(store_uri)
         own = None if path is None else temporary.store_at(path)
         if path is not None and own is None:
-            filling.fill(path)
-        root = None if path is None else own.artifacts if own else places.artifacts_beside(path)
+            initialization.fill(path)
+        root = None if path is None else own.artifacts if own else paths.artifacts_beside(path)
         if root is not None and arguments.get("artifact_uri", "not asked for") is None:
-            arguments["artifact_uri"] = places.artifact_uri(root)
+            arguments["artifact_uri"] = paths.artifact_uri(root)
         fast = () if own is None else ("synchronous = OFF",)
         admit = None if own is None else functools.partial(temporary.admit, own.path)
-        with opening.settings(*fast, admit=admit):
-            opening.forget_foreign_engine(store_uri)
+        with engines.settings(*fast, admit=admit):
+            engines.forget_foreign_engine(store_uri)
             store = build(store_uri=store_uri, **arguments)
-        if own is not None and getattr(store, "artifact_root_uri", None) == places.artifact_uri(
-            own.artifacts
-        ):
+        if own is not None and getattr(store, "artifact_root_uri", None) == paths.artifact_uri(own.artifacts):
             own.served.add(store)
         return store
 
