@@ -145,27 +145,26 @@ class Guard(Room):
         self._known.add(fixturedef)
         if not self._names_fixtures or fixturedef.func.__module__.startswith(_HARMLESS):
             return nullcontext()
-        return self._comparing(fixturedef, self._now() if self._last is None else self._last)
+        return self._comparing(fixturedef, _Baseline(self._now() if self._last is None else self._last))
 
     @contextmanager
     def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
         """Let the fixture keep what it changes until it is torn down; put back what a failed setup did."""
         self._known.add(fixturedef)
-        before = self._now()
+        own = _Baseline(self._now())
         try:
-            with self._comparing(fixturedef, before) as own:
+            with self._comparing(fixturedef, own):
                 yield
         except BaseException:
             self._state.restore(own.state)
             raise
 
     @contextmanager
-    def _comparing(self, fixturedef: pytest.FixtureDef[Any], before: State) -> Iterator[_Baseline]:
-        own = _Baseline(before)
+    def _comparing(self, fixturedef: pytest.FixtureDef[Any], own: _Baseline) -> Iterator[None]:
         self._last = None
         self._setups.append(own)
         try:
-            yield own
+            yield
         finally:
             self._setups.remove(own)
         after = self._settle(fixturedef, own.state)

@@ -37,7 +37,7 @@ held: Defaults | None = None
 def track_to(tracking_uri: str, registry_uri: str) -> None:
     """Make these the stores that MLflow falls back on; tracing stays off where it was."""
     import mlflow
-    from mlflow.tracing.provider import is_tracing_enabled
+    from mlflow.tracing.provider import disable, is_tracing_enabled
 
     global held
     held = None
@@ -45,7 +45,7 @@ def track_to(tracking_uri: str, registry_uri: str) -> None:
         traced = is_tracing_enabled()
         mlflow.set_tracking_uri(tracking_uri)  # a tracer provider exports to the one before until then
         if not traced:
-            mlflow.tracing.disable()
+            disable()
     _module("tracking._tracking_service.utils")._tracking_uri = None
     _module("tracking._model_registry.utils")._registry_uri = None
     os.environ[_TRACKING], os.environ[_REGISTRY] = tracking_uri, registry_uri

@@ -168,7 +168,8 @@ def test_a_second_session_in_one_process_equals_the_first(
         def session():
             with contextlib.redirect_stdout(io.StringIO()) as output:
                 code = pytest.main(["-W", "ignore", "test_it.py", *sys.argv[1:]])
-            varying = r"in [0-9.]+s ?=+|0x[0-9a-f]+|pytest-[0-9]+|[0-9a-f]{32}|[0-9a-f]{8}…|[0-9-]{10} [0-9:.]{12}"
+            ids = r"0x[0-9a-f]+|pytest-[0-9]+|[0-9a-f]{32}|[0-9a-f]{8}…"
+            varying = rf"in [0-9.]+s ?=+|{ids}|[0-9-]{{10}} [0-9:.]{{12}}"
             text = re.sub(varying, "~", output.getvalue())
             return code, text, dict(os.environ)
 
