@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,7 @@ _BESIDE_A_RUN = (
     "request mlflow_service instead, or open it with nested=True."
 )
 _MOST_RUNS = 10
+_MOST_FILES = 200  # that are asked for; a line shows fewer
 _DEADLINE = 5.0  # seconds for all that a store is asked about a test
 _UNITS = ("B", "kB", "MB", "GB")
 
@@ -111,7 +113,10 @@ def _details(client: Any, run: Run) -> Iterator[str]:
         "params": [f"{key}={value}" for key, value in data.params.items()],
         "metrics": [_metric(client, run.info.run_id, key, value) for key, value in data.metrics.items()],
         "tags": [f"{key}={value}" for key, value in tags.items()],
-        "artifacts": [f"{path} {_size(size)}" for path, size in _artifacts(client, run.info.run_id, "")],
+        "artifacts": [
+            f"{path} {_size(size)}"
+            for path, size in islice(_artifacts(client, run.info.run_id, ""), _MOST_FILES)
+        ],
     }
     for kind, entries in kinds.items():
         if entries:

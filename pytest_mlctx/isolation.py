@@ -52,8 +52,15 @@ class Artifacts(Room):
     def before_setup(self, item: pytest.Item) -> None:
         """Put back what the test before changed of the files of living fixtures."""
         aside = self._root / f"{self._taken}-changed"
-        for folder, version in self._latest().items():
-            self._kept_files.put_back(version, aside / folder.name)
+        try:
+            for folder, version in self._latest().items():
+                self._kept_files.put_back(version, aside / folder.name)
+        except OSError as error:
+            reason = (
+                f"Artifacts of a fixture, which a test before has changed, cannot be put back ({error}): "
+                "free space there, or choose another folder with --basetemp."
+            )
+            raise pytest.fail.Exception(reason, pytrace=False) from None
         if self._discards:
             shutil.rmtree(aside, ignore_errors=True)
             self._discards = False
