@@ -26,6 +26,8 @@ LOOSE = {
     "PYTEST_XDIST_TESTRUNUID": "set",
     "PYTEST_XDIST_WORKER": "set",
 }
+# How large the terminal is; libraries (not user code) import nothing by it.
+DISPLAY = frozenset({"COLUMNS", "LINES"})
 _stat, _listdir, _getcwd = os.stat, os.listdir, os.getcwd  # the observer puts its own in their place
 
 

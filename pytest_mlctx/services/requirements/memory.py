@@ -20,7 +20,8 @@ from pytest_mlctx.services.requirements.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import Installed, installed, interpreter
 from pytest_mlctx.services.requirements.key import Model
 
-FORMAT = 2  # of the entries; another one is another kind
+FORMAT = 3  # of the entries; another one is another kind
+_MOST = 4  # answers for one kind, each with what it depended on: those of other circumstances come back
 _OWN_WAY = frozenset({"spark"})  # flavors whose loading starts more than one process
 
 
@@ -88,6 +89,7 @@ class Memory:
             if entry is None:
                 with self._cache.lock(key):
                     self._entries.pop(key, None)  # another process may have asked meanwhile
+                    key = self._key(kind)  # and have seen user code at work
                     entry = self._valid(key, kind)
                     if entry is None:
                         return self._ask(key, kind, infer)
@@ -141,13 +143,16 @@ class Memory:
         }
         strict = kind.key(strict=True)
         if any(report["user_code"] for report in observation.reports) and key != strict:
-            self._keep(key, {"user_code": True})
+            self._keep(key, {"user_code": True, "answers": []})
             key = strict
-        self._keep(key, entry)
+        self._entries.pop(key, None)  # what another process has added since is kept
+        answers = (self._read(key) or {}).get("answers", [])
+        self._keep(key, {"answers": [*answers, entry][-_MOST:]})
 
     def _valid(self, key: str, kind: _Kind) -> dict[str, Any] | None:
-        entry = self._read(key)
-        return entry if entry is not None and "answer" in entry and _holds(entry, kind.installed) else None
+        entry = self._read(key) or {}
+        answers: list[dict[str, Any]] = entry.get("answers", [])
+        return next((answer for answer in reversed(answers) if _holds(answer, kind.installed)), None)
 
     def _read(self, key: str) -> dict[str, Any] | None:
         entry = self._entries.get(key)

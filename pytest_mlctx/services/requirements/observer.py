@@ -18,7 +18,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from .dependencies import LOOSE, Trust, value_of  # the inferring process has no other name for it
+from .dependencies import DISPLAY, LOOSE, Trust, value_of  # the inferring process has no other name for it
 
 # Not files: libraries ask them for the machine, user code for whatever it likes.
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
@@ -196,6 +196,8 @@ class Observer:
         if not (getattr(self._own, "busy", False) or self._iterates(key)):
             name = os.fsdecode(key) if isinstance(key, (bytes, str)) else str(key)
             user = self._asked_by_user(through_libraries=True)
+            if not user and name in DISPLAY:
+                return
             self.seen["environ" if user else LOOSE.get(name, "environ"), name] = ""
 
     def _read_variables(self) -> None:

@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,38 @@ def test_a_second_model_of_a_kind_is_not_asked_for_here_nor_in_a_later_process(m
     (model / "MLmodel").write_text(MLMODEL.format("another", "time"))
     for again in (memory.answer(question(model), asked), Memory(kept).answer(question(model), asked)):
         assert (again.lines, again.warnings, again.reused) == (first.lines, ["local version"], True)
+    assert asked.times == 1
+
+
+def test_answers_of_several_circumstances_are_kept_side_by_side_the_oldest_goes(model, kept, monkeypatch):
+    asked = Asked(("environ", "CI"))
+
+    def answer(value):
+        monkeypatch.setenv("CI", value)
+        asked._told["seen"] = [["environ", "CI", ""]]
+        return Memory(kept).answer(question(model), asked).lines
+
+    first = [answer(str(number)) for number in range(4)]
+    assert asked.times == 4
+    assert [answer(str(number)) for number in range(4)] == first
+    assert asked.times == 4
+    answer("another")
+    assert answer("1") == first[1]
+    assert asked.times == 5
+    assert answer("0") != first[0]
+
+
+def test_one_that_waited_for_another_of_its_kind_takes_its_answer_also_where_user_code_was_seen(model, kept):
+    asked, first, second = Asked(user_code=True), Memory(kept), Memory(kept)
+    waiting = threading.Thread(target=lambda: second.answer(question(model), asked))
+
+    def slow(observation):
+        waiting.start()
+        time.sleep(0.3)
+        return asked(observation)
+
+    first.answer(question(model), slow)
+    waiting.join()
     assert asked.times == 1
 
 

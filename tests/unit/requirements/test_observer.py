@@ -203,6 +203,7 @@ def test_a_library_that_looks_at_all_variables_depends_on_its_own(observe, tmp_p
         "chosen = {k: v for k, v in os.environ.items() if k.startswith('CHOOSER_')}\n"
         "for name in os.environ:\n"
         "    if name == 'NAMED': os.environ[name]\n"
+        "os.environ.get('COLUMNS')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     script = tmp_path / "site/chooser_script.py"
@@ -211,6 +212,8 @@ def test_a_library_that_looks_at_all_variables_depends_on_its_own(observe, tmp_p
     assert ("prefix", "CHOOSER") in told["seen"]
     assert ("environ", "NAMED") in told["seen"]
     assert ("environ", "ANY") not in told["seen"]
+    assert ("environ", "COLUMNS") not in told["seen"]
+    assert ("environ", "COLUMNS") in observe("import os; os.environ.get('COLUMNS')")["seen"]
 
 
 def test_a_variable_that_libraries_read_loosely_counts_fully_when_user_code_reads_it(observe):
