@@ -134,6 +134,12 @@ class Service(BaseModel, ABC):
             for field, value in self.model_dump().items()
         }
 
+    def _configured(self) -> dict[str, Any]:
+        """What differs from the defaults."""
+        fields = type(self).model_fields
+        public = self._public_configuration()
+        return {field: value for field, value in public.items() if value != fields[field].default}
+
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         yield from self._public_configuration().items()
 
@@ -141,7 +147,7 @@ class Service(BaseModel, ABC):
         name = type(self).__name__
         try:
             logger.bind(service=name, event=event).opt(depth=_depth_of_caller()).info(
-                "{} {}: {}", name, event, self._public_configuration()
+                "{} {}: {}", name, event, self._configured()
             )
         except Exception as error:  # of a handler that raises in the code that logs
             raise ServiceError(
