@@ -419,6 +419,16 @@ def test_the_same_leak_of_many_is_one_line_with_the_count(session):
     assert "fixture 'elsewhere'" in lines[1]
 
 
+def test_an_experiment_of_a_store_in_folders_is_told_by_its_name(session, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    result = session(f"""
+        def test():
+            mlflow.set_tracking_uri({tmp_path.as_uri() + "/store"!r})
+            mlflow.set_experiment("theirs")
+    """)
+    assert "active experiment changed to 'theirs'" in result.leaks["test"]
+
+
 def test_the_working_folder_is_put_back(session, pytester):
     result = session("""
         import shutil

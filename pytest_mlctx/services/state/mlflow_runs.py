@@ -218,13 +218,15 @@ def _exists(uri: str) -> bool:
 
 
 def experiment_name(experiment_id: str) -> str | None:
-    """The name of an experiment of the SQLite store in force; no other is asked, it may take its time."""
+    """The name of an experiment, where the store in force is in SQLite or folders: another takes its time."""
     uri = sys.modules["mlflow"].get_tracking_uri()
     engine = Engine().maps().get("mlflow.store.tracking.sqlalchemy_store", {}).get(uri)
-    if engine is None:  # its store may still be cached: who asked it would open what nobody closes
-        return None
     for store in _stores():
-        if getattr(store, "engine", None) is engine and not _is_remote(store):
+        # One whose engine is closed may still be cached: who asked it would open what nobody closes.
+        is_asked = (
+            hasattr(store, "root_directory") if engine is None else getattr(store, "engine", None) is engine
+        )
+        if is_asked and not _is_remote(store):
             with suppress(Exception):  # it may have been deleted
                 return str(store.get_experiment(experiment_id).name)
     return None
