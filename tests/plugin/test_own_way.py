@@ -62,6 +62,47 @@ SUITE = """
         assert mlflow.get_experiment(child.stdout.split()[-1]).name == "Default"
 
 
+    @pytest.fixture
+    def caplog(caplog):
+        "The recipe of loguru's documentation, from a thread."
+        from loguru import logger
+
+        key = logger.add(caplog.handler, format="{message}", level=0, enqueue=True)
+        yield caplog
+        try:
+            logger.remove(key)
+        except ValueError:
+            pass  # the code under test has removed all
+
+
+    def test_each_record_is_there_once(caplog):
+        from loguru import logger
+
+        logger.info("once")
+        logger.complete()
+        assert caplog.messages == ["once"]
+
+
+    def test_an_application_that_sets_up_logging(capsys):
+        from loguru import logger
+
+        logger.remove()
+        key = logger.add(lambda message: print(message, end=""), format="{message}")
+        logger.info("started")
+        logger.remove(key)
+        assert capsys.readouterr().out == "started\\n"
+        logger.add(sys.stderr)
+
+
+    def test_a_mock_of_plyer(monkeypatch):
+        from plyer import notification
+
+        told = []
+        monkeypatch.setattr("plyer.notification.notify", lambda **fields: told.append(fields))
+        notification.notify(title="title", message="message")
+        assert told == [{"title": "title", "message": "message"}]
+
+
     def test_the_store_is_named_by_a_variable(tmp_path, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/named.db")
         with mlflow.start_run() as run: pass
@@ -163,12 +204,12 @@ def session(pytester: pytest.Pytester, no_other_plugin: None, monkeypatch: pytes
     ("ini", "conftest", "args"),
     [
         ("", "", ["-p", "no:mlctx"]),
+        ("", "", []),
         (AUTOUSE, "", []),
-        (AUTOUSE, REVERSED, []),
-        (AUTOUSE + "\nmlctx_leaks = error", REVERSED, []),
+        (AUTOUSE + "\nmlctx_leaks = error", REVERSED, ["-k", "not application"]),  # that one leaves handlers
         (AUTOUSE, "", ["-p", "xdist", "-n2"]),
     ],
-    ids=["without", "in force", "reversed", "judged", "workers"],
+    ids=["without", "unused", "in force", "reversed and judged", "workers"],
 )
 def test_what_passes_without_passes_with(
     session: pytest.Pytester, ini: str, conftest: str, args: list[str]
@@ -176,7 +217,8 @@ def test_what_passes_without_passes_with(
     session.makeini(f"[pytest]\n{ini}\n")
     session.makepyfile(SUITE)
     session.makeconftest(conftest)
-    session.runpytest_subprocess(*args).assert_outcomes(passed=len(re.findall("def test_", SUITE)))
+    tests = len(re.findall("def test_", SUITE)) - ("-k" in args)
+    session.runpytest_subprocess(*args).assert_outcomes(passed=tests, deselected="-k" in args)
 
 
 def test_what_a_test_sets_itself_is_followed_on_the_services_store(
