@@ -25,8 +25,8 @@ def install(site: Path, name: str, direct_url: str) -> None:
         ("prophet", "", True),  # MLflow has a flavor for it
         ("Needed_By_Prophet", "", True),
         ("churn", "", False),
-        ("churn", '{"url": "file:///work/churn", "dir_info": {"editable": true}}', False),
-        ("prophet", '{"url": "file:///work/prophet-1.tar.gz", "archive_info": {}}', False),
+        ("churn", '{"url": "file:///home/you/churn", "dir_info": {"editable": true}}', False),
+        ("prophet", '{"url": "file:///home/you/prophet-1.tar.gz", "archive_info": {}}', False),
         ("extra", "", False),
     ],
 )
