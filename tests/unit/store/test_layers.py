@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_mlctx.services.store.layers import Layer, between, stacked
@@ -108,6 +108,7 @@ changes = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(changes, max_size=5))
 def test_all_layers_together_are_what_there_was(parts: list[list[tuple[str, object, object]]]) -> None:
     database = Database()

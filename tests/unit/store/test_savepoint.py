@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_mlctx.services.store.savepoint import Savepoint, transaction
@@ -93,6 +93,7 @@ VALUES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES, max_size=5), st.lists(VALUES, max_size=5))
 def test_values_of_every_kind_come_back(kept: list[object], added: list[object]):
     connected = sqlite3.connect(":memory:", isolation_level=None)
