@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from pytest_mlctx.services import defaults
@@ -67,11 +67,15 @@ class WithVariable(Attribute):
                 os.environ[self._variable] = variable
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The one cell, where the module is imported."""
-        if self._owner() is None:
+        """The one cell, where either is set."""
+        value, variable = self._get(), os.environ.get(self._variable, "")
+        if self._owner() is None or (value is None and not variable):
             return ()
-        value = self._get()
-        return (("", Held((value, str(value or os.environ.get(self._variable, ""))), value)),)
+        return (("", Held((value, str(value or variable)), value)),)
+
+    def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
+        """MLflow's own is not set; the environment is not of the import's making."""
+        return {key: value for key, value in now.items() if isinstance(value, Held) and value.thing is None}
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Assign the variable."""
@@ -79,7 +83,7 @@ class WithVariable(Attribute):
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """What is in force, where that is something else than before."""
-        if after is not ABSENT and after.thing is None and (before is ABSENT or _was_a_default(before)):
+        if (after is ABSENT or after.thing is None) and (before is ABSENT or _was_a_default(before)):
             return None
         set_to = ["" if value is ABSENT else value.key[1] for value in (before, after)]
         in_force = [value or self._default() for value in set_to]
