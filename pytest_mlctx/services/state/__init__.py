@@ -115,7 +115,7 @@ def compare(before: State, after: State) -> list[Change]:
 
 
 def _in_force(value: object) -> object:
-    return value.key[-1] if isinstance(value, Held) and isinstance(value.key, tuple) else value
+    return value.thing[1] if isinstance(value, Held) and isinstance(value.thing, tuple) else value
 
 
 def restore(before: State, *, elsewhere: bool = True) -> None:
@@ -179,7 +179,7 @@ def renumbered(state: State, before: str, after: str) -> State:
     if state.cells.get(variable) == before:
         moved[variable] = after
     active: Any = state.cells.get(("mlflow.experiment", ""))
-    if active is not None and before in active.key:
-        ids = tuple(after if value == before else value for value in active.key)
-        moved["mlflow.experiment", ""] = Held(ids, ids[0])
+    if active is not None and before in active.thing:
+        ids = tuple(after if value == before else value for value in active.thing)
+        moved["mlflow.experiment", ""] = Held(ids[0], ids)
     return replace(state, cells={**state.cells, **moved})

@@ -43,18 +43,50 @@ def _experiment(after: Any) -> str:
 
 
 class WithVariable(Attribute):
-    """A variable of MLflow's before which an environment variable stands: what is in force is told.
+    """A variable of MLflow's that goes before an environment variable: what is in force by it is told.
 
-    Its value is a `Held` of the variable and of what is in force by it or without it.
+    Its value is a `Held` of the variable, with what is in force by it or by the environment.
     """
 
-    def __init__(self, name: str, module: str, path: str, variable: str, tell: Callable[[Any], str]) -> None:
+    def __init__(
+        self, name: str, module: str, path: str, variable: str, default: str, tell: Callable[[Any], str]
+    ) -> None:
         super().__init__(name, module, path)
         self._variable = variable
+        self._field = default  # of what a running service makes MLflow fall back on
         self._say = tell
 
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The one cell, where either is set."""
+        value, variable = self._get(), os.environ.get(self._variable, "")
+        if self._owner() is None or (value is None and not variable):
+            return ()
+        return (("", Held(value, (value, str(value or variable)))),)
+
+    def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
+        """MLflow's own is not set; the environment is not of the import's making."""
+        return {key: value for key, value in now.items() if isinstance(value, Held) and value.key is None}
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Assign the variable."""
+        self._set(None if before is ABSENT else before.key)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """What is in force, where that is something else than before; the environment tells itself."""
+        was, now = (None if value is ABSENT else value.key for value in (before, after))
+        if was is None and now is None:
+            return None
+        in_force = [self._in_force(before), self._in_force(after)]
+        return None if in_force[0] == in_force[1] else self._say(in_force[1])
+
+    def _in_force(self, value: Any) -> str:
+        if value is not ABSENT and value.key is not None:
+            return str(value.key)
+        ours = getattr(defaults.held, self._field, None)
+        return str(ours or ("" if value is ABSENT else value.thing[1]) or self._default())
+
     def _default(self) -> str:
-        """What is in force where neither is set."""
+        """What is in force where nothing is set."""
         if not self._variable.endswith("URI"):
             return ""
         value, variable = self._get(), os.environ.pop(self._variable, None)
@@ -65,33 +97,6 @@ class WithVariable(Attribute):
             self._set(value)
             if variable is not None:
                 os.environ[self._variable] = variable
-
-    def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The one cell, where either is set."""
-        value, variable = self._get(), os.environ.get(self._variable, "")
-        if self._owner() is None or (value is None and not variable):
-            return ()
-        return (("", Held((value, str(value or variable)), value)),)
-
-    def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
-        """MLflow's own is not set; the environment is not of the import's making."""
-        return {key: value for key, value in now.items() if isinstance(value, Held) and value.thing is None}
-
-    def undo(self, key: Any, before: Any, now: Any) -> None:
-        """Assign the variable."""
-        self._set(None if before is ABSENT else before.thing)
-
-    def tell(self, key: Any, before: Any, after: Any) -> str | None:
-        """What is in force, where that is something else than before."""
-        if (after is ABSENT or after.thing is None) and (before is ABSENT or _was_a_default(before)):
-            return None
-        set_to = ["" if value is ABSENT else value.key[1] for value in (before, after)]
-        in_force = [value or self._default() for value in set_to]
-        return None if in_force[0] == in_force[1] else self._say(in_force[1])
-
-
-def _was_a_default(value: Any) -> bool:
-    return value.thing is None and defaults.stood_in(value.key[1])
 
 
 class LoggerLevel(Kind):
@@ -126,6 +131,7 @@ KINDS: tuple[Kind, ...] = (
         "mlflow.tracking._tracking_service.utils",
         "_tracking_uri",
         "MLFLOW_TRACKING_URI",
+        "tracking_uri",
         tell=_changed("tracking URI"),
     ),
     WithVariable(
@@ -133,6 +139,7 @@ KINDS: tuple[Kind, ...] = (
         "mlflow.tracking._model_registry.utils",
         "_registry_uri",
         "MLFLOW_REGISTRY_URI",
+        "registry_uri",
         tell=_changed("registry URI"),
     ),
     Attribute("mlflow.defaults", "pytest_mlctx.services.defaults", "held"),
@@ -149,6 +156,7 @@ KINDS: tuple[Kind, ...] = (
         "mlflow.tracking.fluent",
         "_active_experiment_id",
         "MLFLOW_EXPERIMENT_ID",
+        "experiment_id",
         tell=_experiment,
     ),
     Attribute(
