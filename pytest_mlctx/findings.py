@@ -53,14 +53,21 @@ class Leaks(Finding):
         return "", [f"mlctx: {tests} left the global context changed: --mlctx-leaks=warn tells what"]
 
 
+# pytest's temporary folder of one session and worker, at the start of a path or after sqlite:///.
+_TEMPORARY = re.compile(
+    r"(?:(?<=:///)|(?<![:/\w]))/(?:[^\s:]*/)?pytest-of-[^/\s]+/pytest-\d+/(?:popen-gw\d+/)?"
+)
+
+
 def _grouped(leaks: list[str]) -> list[str]:
     """One line for each fixture, or for tests, and what it left, with the count of those like it."""
     alike: dict[tuple[str, str], list[str]] = {}
     for leak in leaks:
         culprit, _, what = leak.partition(": ")
         fixture = re.search(r", fixture '(.*)'$", culprit)
-        kind = re.sub(r"\S*/pytest-of-\S+|[0-9a-f]{8}…|\d+", "…", what)
-        alike.setdefault((fixture[1] if fixture else "", kind), []).append(leak)
+        kind = re.sub(rf"{_TEMPORARY.pattern}\S+|[0-9a-f]{{8}}…|\d+", "…", what)
+        shortened = f"{culprit}: {_TEMPORARY.sub('…/', what)}"
+        alike.setdefault((fixture[1] if fixture else "", kind), []).append(shortened)
     return [
         f"{examples[0]} (and {len(examples) - 1} more like this)" if examples[1:] else examples[0]
         for examples in alike.values()

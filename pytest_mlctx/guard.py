@@ -174,8 +174,7 @@ class Guard(Room):
         after = self._now()
         changes = self._state.compare(before, after)
         shared = pytest_internals.is_higher_scoped(fixturedef)
-        if shared or (changes and self._names_fixtures):
-            fixturedef.addfinalizer(lambda: self._begin_to_end(fixturedef))
+        fixturedef.addfinalizer(lambda: self._begin_to_end(fixturedef))  # one that changes nothing by now too
         if not changes:
             return after
         if shared:

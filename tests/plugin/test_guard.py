@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import textwrap
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +102,110 @@ def test_what_dict_config_changes_is_named_and_put_back(session):
     assert "logger 'theirs' configured otherwise" in told
     assert re.search(r"logger '[^']+' and \d+ other loggers disabled", told), told
     assert "captureWarnings(True) left" in told
+
+
+def test_loggers_that_dict_config_configures_first_and_closes_are_put_back(session, tmp_path, request):
+    files = [logging.FileHandler(tmp_path / name, mode="w") for name in ("own.log", "root.log")]
+    logging.getLogger("plain_one")
+    configured = logging.getLogger("configured_one")
+    configured.addHandler(files[0])
+    logging.root.addHandler(files[1])
+    request.addfinalizer(lambda: [(logging.root.removeHandler(one), one.close()) for one in files])
+    request.addfinalizer(lambda: configured.removeHandler(files[0]))
+    result = session("""
+        import logging, logging.config
+
+        def test_configures():
+            mute = {"level": "CRITICAL", "propagate": False}
+            logging.config.dictConfig({
+                "version": 1,
+                "disable_existing_loggers": False,
+                "loggers": {"plain_one": mute, "mlflow.store": mute},
+            })
+
+        def test_filters():
+            logging.root.addFilter(logging.Filter("nobody"))
+            logging.root.disabled = True
+            logging.getLogger("configured_one").addFilter(logging.Filter("nobody"))
+
+        def test_makes_records_otherwise():
+            logging.setLogRecordFactory(lambda *args, **kwargs: logging.LogRecord(*args, **kwargs))
+            logging.lastResort, logging.raiseExceptions = None, False
+
+        def test_after():
+            logging.getLogger("configured_one").error("written")
+            for name in ("plain_one", "mlflow.store"):
+                assert (logging.getLogger(name).level, logging.getLogger(name).propagate) == (0, True)
+            assert logging.getLogRecordFactory() is logging.LogRecord
+            assert logging.lastResort and logging.raiseExceptions
+    """)
+    result.assert_outcomes(passed=4, warnings=3)
+    assert [Path(one.baseFilename).read_text() for one in files] == ["written\n", "written\n"]
+    assert not logging.root.filters
+    config, filters, records = result.leaks.values()
+    for told in (
+        "logger 'plain_one' configured otherwise (level CRITICAL, propagate=False)",
+        "logger 'mlflow.store' configured otherwise (level CRITICAL, propagate=False)",
+        "logger 'configured_one' configured otherwise (a handler closed)",
+        "root.log (NOTSET)> closed",
+    ):
+        assert told in config
+    assert config.count("logger '") == 3, config  # handlers that write although they were closed are no leak
+    assert "logger 'root' configured otherwise (filters)" in filters
+    assert "logger 'root' disabled" in filters
+    assert "logger 'configured_one' configured otherwise (filters)" in filters
+    assert "log record factory set" in records
+
+
+def test_a_flavor_is_configured_below_autologging_of_all(session):
+    result = session("""
+        import mlflow.sklearn
+
+        @pytest.fixture(scope="module", autouse=True)
+        def all_of_them():
+            mlflow.autolog(log_models=False)
+            yield
+            mlflow.autolog(disable=True)
+
+        def test_as_before(): mlflow.sklearn.autolog(log_models=False)
+        def test_otherwise(): mlflow.sklearn.autolog(log_models=True, max_tuning_runs=3)
+        def test_off(): mlflow.sklearn.autolog(disable=True)
+    """)
+    result.assert_outcomes(passed=3, warnings=2)
+    otherwise, off = result.leaks.values()
+    assert otherwise.endswith(
+        "autologging of sklearn configured otherwise (log_models=True, max_tuning_runs=3)"
+    )
+    assert off.endswith("autologging of sklearn left off")
+
+
+def test_a_fixture_is_named_for_what_its_teardown_alone_changes(session):
+    result = session("""
+        @pytest.fixture(scope="module")
+        def all_of_them():
+            mlflow.autolog(log_models=False)
+            yield
+            mlflow.autolog(disable=True)
+
+        @pytest.fixture
+        def own():
+            mlflow.autolog(log_models=False)
+            yield
+            mlflow.autolog(disable=True)
+
+        @pytest.fixture
+        def late():
+            yield
+            os.environ["MLFLOW_X"] = "1"
+
+        def test_alone(own): pass
+        def test_below(all_of_them, own): pass
+        def test_late(late): pass
+    """)
+    assert result.leaks == {
+        "test_below": "test_it.py::test_below, fixture 'own': autologging left off",
+        "test_late": "test_it.py::test_late, fixture 'late': `MLFLOW_X` set",
+    }
 
 
 def test_a_fixture_of_the_test_is_named_where_it_does_not_undo(session):
@@ -417,6 +523,7 @@ def test_the_same_leak_of_many_is_one_line_with_the_count(session):
     ]
     assert [line.partition(" (and ")[2] for line in lines[1:3]] == ["4 more like this)", "2 more like this)"]
     assert "fixture 'elsewhere'" in lines[1]
+    assert "changed to sqlite:///…/test_with_a_fixture_0_0/mlflow.db (and" in lines[1]
 
 
 def test_an_experiment_of_a_store_in_folders_is_told_by_its_name(session, tmp_path, monkeypatch):

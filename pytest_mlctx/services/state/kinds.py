@@ -1,4 +1,10 @@
-"""What process-wide state is made of: cells, and the kinds of cell that a library has."""
+"""What process-wide state is made of: cells, and the kinds of cell that a library has.
+
+The rule of what is named: every difference is put back, files aside, and `Kind.tell` names those that the next
+test could see. It compares what is in force (what the public getters and the environment say, what is patched,
+enabled, open and logged), not the variable that holds it. A default that is now spelt out and what was switched on
+and off again are put back in silence; so are caches and what a library does to itself at its import or first use.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +123,7 @@ class Kind:
             attempt(failures, self.undo, change.cell[1], change.before, change.after)
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
-        """The change of one cell in the user's words; None where it is not worth one."""
+        """The change of one cell in the user's words; None where its effect is that of before."""
         return None
 
     def echo_of(self, key: Any) -> Cell | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import Any, Final
 
-from pytest_mlctx.services.state.kinds import ABSENT, Held, Kind
+from pytest_mlctx.services.state.kinds import ABSENT, Attribute, Held, Kind
 
 
 def reopen(handler: logging.Handler) -> None:
@@ -15,10 +15,24 @@ def reopen(handler: logging.Handler) -> None:
         handler._closed = False  # type: ignore[attr-defined]
         if handler.name:
             handler.name = handler.name  # close() took it out of the registry of names
+        logging._addHandlerRef(handler)  # type: ignore[attr-defined]  # flushed at exit
         if isinstance(handler, logging.FileHandler) and handler.stream is None and not handler.delay:
             mode, handler.mode = handler.mode, "a"
             handler.stream = handler._open()
             handler.mode = mode
+
+
+def _is_closed(handler: logging.Handler) -> bool:
+    return bool(getattr(handler, "_closed", False))
+
+
+def _is_lost(handler: logging.Handler) -> bool:
+    """Whether records are lost: ``dictConfig`` closes every handler, and most of them write all the same."""
+    return _is_closed(handler) and isinstance(handler, logging.FileHandler) and handler.mode == "w"
+
+
+def _is_pytests(handler: logging.Handler) -> bool:
+    return type(handler).__module__ == "_pytest.logging"
 
 
 def _is_alembic(handler: logging.Handler) -> bool:
@@ -35,9 +49,9 @@ class RootHandler(Kind):
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The handlers, each with its place."""
         return [
-            (id(handler), Held(id(handler), (place, handler)))
+            (id(handler), Held((id(handler), _is_closed(handler)), (place, handler)))
             for place, handler in enumerate(logging.root.handlers)
-            if type(handler).__module__ != "_pytest.logging"
+            if not _is_pytests(handler)
         ]
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
@@ -50,13 +64,17 @@ class RootHandler(Kind):
         else:
             place, handler = before.thing
             reopen(handler)
-            logging.root.handlers.insert(place, handler)
+            if handler not in logging.root.handlers:
+                logging.root.handlers.insert(place, handler)
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """The handler as logging shows it."""
         if before is ABSENT:
             handler = after.thing[1]
             return None if _is_alembic(handler) else f"root logging handler {handler!r} left"
+        if after is not ABSENT:
+            lost = _is_lost(before.thing[1])
+            return f"root logging handler {before.thing[1]!r} closed" if lost else None
         return f"root logging handler {before.thing[1]!r} removed"
 
 
@@ -125,7 +143,8 @@ class DisabledLoggers(Kind):
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """Their names, in one cell."""
-        known = [*logging.root.manager.loggerDict.items()]  # some of them are no loggers but hold a place
+        # Some of them are no loggers but hold a place.
+        known = [*logging.root.manager.loggerDict.items(), ("root", logging.root)]
         return (("", frozenset([name for name, logger in known if getattr(logger, "disabled", False)])),)
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
@@ -141,47 +160,78 @@ class DisabledLoggers(Kind):
         return f"logger {min(before - after)!r} enabled"
 
 
-class ConfiguredLogger(Kind):
-    """Level, handlers and propagation of a logger that has any of its own, by its name; filters go with them.
+_UNCONFIGURED: Final = Held((0, True, (), ()), (0, True, [], []))
 
-    One that a library or a test configures first is left as it is: a library does so when it is imported.
+
+class ConfiguredLogger(Kind):
+    """Level, propagation, handlers and filters of a logger, by its name.
+
+    One that came to be is left as it is: a library configures its own when it is imported.
     """
 
     name = "logging.logger"
     ignores_new = True
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The loggers that are configured; MLflow's level has a cell of its own."""
+        """The loggers there are, and names that only hold a place; MLflow's level has a cell of its own."""
+        known = [*logging.root.manager.loggerDict.items(), ("root", logging.root)]
         return [
             (name, self._value(name, logger))
-            for name, logger in [*logging.root.manager.loggerDict.items()]
-            if logger.__class__ is not logging.PlaceHolder
-            and name != "alembic"  # MLflow configures it when it migrates a store
-            and (logger.handlers or logger.level or not logger.propagate or logger.filters)  # type: ignore[union-attr]
+            for name, logger in known
+            if name != "alembic"  # MLflow configures it when it migrates a store
         ]
 
     @staticmethod
     def _value(name: str, logger: Any) -> Held:
-        level = 0 if name == "mlflow" else logger.level
-        handlers = [one for one in logger.handlers if type(one).__module__ != "_pytest.logging"]
+        if logger.__class__ is logging.PlaceHolder or not (
+            logger.handlers or logger.level or not logger.propagate or logger.filters
+        ):
+            return _UNCONFIGURED
+        # The root's level and handlers have cells of their own.
+        level = 0 if name in ("mlflow", "root") else logger.level
+        handlers = [] if name == "root" else [one for one in logger.handlers if not _is_pytests(one)]
         filters = [*logger.filters]
-        key = (level, logger.propagate, tuple(map(id, handlers)))  # MLflow 2 adds filters as it traces
+        key = (
+            level,
+            logger.propagate,
+            tuple((id(one), _is_closed(one)) for one in handlers if type(one) is not logging.NullHandler),
+            tuple(id(one) for one in filters if not _is_mlflows(one)),
+        )
         return Held(key, (level, logger.propagate, handlers, filters))
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Configure the logger as it was; handlers that were closed write again."""
         logger = logging.getLogger(key)
         level, logger.propagate, handlers, logger.filters[:] = before.thing
+        if key == "root":
+            return
         if key != "mlflow":
             logger.setLevel(level)
         for handler in handlers:
             reopen(handler)
-        pytests = [one for one in logger.handlers if type(one).__module__ == "_pytest.logging"]
-        logger.handlers[:] = [*handlers, *pytests]
+        logger.handlers[:] = [*handlers, *filter(_is_pytests, logger.handlers)]
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
-        """Which logger."""
-        return f"logger {key!r} configured otherwise"
+        """Which logger, and what of it; that handlers were closed only where they write no more."""
+        if after is ABSENT:
+            return None
+        level, propagate, handlers, filters = (
+            (was, now) for was, now in zip(before.key, after.key, strict=True)
+        )
+        changed = [f"level {logging.getLevelName(level[1])}"] if level[0] != level[1] else []
+        changed += [f"propagate={propagate[1]}"] if propagate[0] is not propagate[1] else []
+        ids = [[one for one, _ in of] for of in handlers]
+        if ids[0] != ids[1] or any(
+            _is_lost(one) and (id(one), False) in handlers[0] for one in before.thing[2]
+        ):
+            changed.append("handlers" if ids[0] != ids[1] else "a handler closed")
+        changed += ["filters"] if filters[0] != filters[1] else []
+        return f"logger {key!r} configured otherwise ({', '.join(changed)})" if changed else None
+
+
+def _is_mlflows(log_filter: Any) -> bool:
+    """Whether MLflow has made the filter: MLflow 2 adds some as it traces."""
+    return str(getattr(log_filter, "__module__", "")).partition(".")[0] == "mlflow"
 
 
 class CapturedWarnings(Kind):
@@ -210,4 +260,15 @@ KINDS: tuple[Kind, ...] = (
     ConfiguredLogger(),
     DisabledLoggers(),
     CapturedWarnings(),
+    Attribute(
+        "logging.record_factory", "logging", "_logRecordFactory", tell=lambda _: "log record factory set"
+    ),
+    Attribute("logging.last_resort", "logging", "lastResort", tell=lambda _: "logging.lastResort changed"),
+    Attribute(
+        "logging.raise",
+        "logging",
+        "raiseExceptions",
+        pristine=True,
+        tell=lambda after: f"logging.raiseExceptions set to {after}",
+    ),
 )

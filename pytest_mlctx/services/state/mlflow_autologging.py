@@ -12,6 +12,7 @@ from pytest_mlctx.services.state.kinds import ABSENT, Attribute, Change, Held, K
 _UTILS = "mlflow.utils.autologging_utils"
 _ALL = "mlflow"  # the integration of mlflow.autolog()
 _BY_ALL = "globally_configured"  # marks the configuration of a flavor that mlflow.autolog() has made
+_WITHOUT_EFFECT = (_BY_ALL, "disable")  # on what is logged, where autologging is on
 
 
 def _configurations() -> dict[str, dict[str, Any]]:
@@ -58,12 +59,15 @@ class Integration(Kind):
         """Which flavor, and whether it logs by itself now."""
         what = "autologging" if key == _ALL else f"autologging of {key}"
         whole = (key != _ALL and _configurations().get(_ALL)) or ABSENT  # goes for a flavor without its own
-        was, now = (_is_on(whole if value is ABSENT else value) for value in (before, after))
+        before, after = (whole if value is ABSENT else value for value in (before, after))
+        was, now = _is_on(before), _is_on(after)
         if was is not now:
             return f"{what} left {'on' if now else 'off'}"
         if not now:
             return None
-        changed = [f"{name}={value!r}" for name, value in after.items() if before.get(name) != value]
+        before, after = ({**_defaults(key), **value} for value in (before, after))
+        known = [name for name in after if name in before and name not in _WITHOUT_EFFECT]
+        changed = [f"{name}={after[name]!r}" for name in known if before[name] != after[name]]
         return f"{what} configured otherwise ({', '.join(changed)})" if changed else None
 
 
@@ -73,6 +77,13 @@ def _is_on(configuration: Any) -> bool:
 
 def _flavor(name: str) -> Any | None:
     return sys.modules.get("mlflow.tracking.fluent" if name == _ALL else f"mlflow.{name}")
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    """What a flavor's autologging does where ``mlflow.autolog()`` says nothing of it."""
+    autolog = getattr(_flavor(name), "autolog", None)
+    parameters = {} if autolog is None else inspect.signature(autolog).parameters
+    return {parameter: of.default for parameter, of in parameters.items() if of.default is not of.empty}
 
 
 def _switch_off(name: str) -> None:
