@@ -157,6 +157,21 @@ def test_loggers_that_dict_config_configures_first_and_closes_are_put_back(sessi
     assert "log record factory set" in records
 
 
+def test_a_library_that_configures_its_logger_when_it_is_imported_is_left_alone(session, pytester, request):
+    pytester.syspathinsert()
+    pytester.makepyfile(latelib="import logging; logging.getLogger('latelib').setLevel('ERROR')")
+    logging.getLogger("latelib.part")  # somebody asked for it before: "latelib" holds a place
+    request.addfinalizer(lambda: logging.getLogger("latelib").setLevel("NOTSET"))
+    result = session("""
+        import logging
+
+        def test_imports(): import latelib
+        def test_after(): assert logging.getLogger("latelib").level == logging.ERROR
+    """)
+    result.assert_outcomes(passed=2)
+    assert result.leaks == {}
+
+
 def test_a_flavor_is_configured_below_autologging_of_all(session):
     result = session("""
         import mlflow.sklearn
@@ -553,6 +568,41 @@ def test_the_working_folder_is_put_back(session, pytester):
         "working folder changed",
         "the working folder was deleted",
     ]
+
+
+def test_a_run_left_open_in_a_deleted_folder_spoils_no_later_test(session):
+    result = session("""
+        import shutil
+        home = os.getcwd()
+
+        def test_leaves(tmp_path):
+            os.chdir(tmp_path)
+            mlflow.set_tracking_uri("sqlite:///relative.db")
+            mlflow.start_run()
+            shutil.rmtree(tmp_path)
+
+        def test_is_back(mlflow_service):
+            assert os.getcwd() == home
+            with mlflow.start_run(): pass
+    """)
+    result.assert_outcomes(passed=2, warnings=1)
+    (told,) = result.leaks.values()
+    for leak in ("the working folder was deleted", "left open", "tracking URI changed to sqlite:///"):
+        assert leak in told
+
+
+def test_what_cannot_be_told_is_put_back_and_changes_no_outcome(session):
+    result = session("""
+        import logging
+
+        class Silent(logging.Handler):
+            def __repr__(self): raise RuntimeError("has no name")
+
+        def test_leaves(): logging.root.addHandler(Silent())
+        def test_after(): assert not any(type(one) is Silent for one in logging.root.handlers)
+    """)
+    result.assert_outcomes(passed=2, warnings=1)
+    assert result.leaks["test_leaves"].endswith(": logging.handler changed")
 
 
 def test_error_is_one_sentence_at_the_teardown(session):

@@ -34,12 +34,13 @@ __all__ = [
     "watch",
 ]
 
-# In the order of restoring: runs are closed in the store in force, loguru comes last to log until then.
+# In the order of restoring: MLflow fails in a working folder that was deleted; runs are closed in the store
+# in force; loguru comes last to log until then.
 _KINDS: Final[dict[Library, tuple[Kind, ...]]] = {
+    "files": files.KINDS,
     "services": leases.KINDS,
     "mlflow": mlflow.KINDS,
     "environment": environment.KINDS,
-    "files": files.KINDS,
     "logging": _logging_state.KINDS,
     "loguru": loguru.KINDS,
 }
@@ -109,7 +110,12 @@ def compare(before: State, after: State) -> list[Change]:
         echoed = kind.echo_of(key)
         if echoed in became and same(_in_force(became[echoed]), change.after):
             return None
-        return kind.tell(key, change.before, change.after)
+        try:
+            return kind.tell(key, change.before, change.after)
+        except (
+            Exception
+        ):  # of a user's object, such as its repr(): what cannot be told is put back all the same
+            return f"{kind.name} changed"
 
     return [replace(change, sentence=sentence(kind, change)) for kind, change in differences]
 

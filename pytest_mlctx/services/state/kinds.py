@@ -1,9 +1,10 @@
 """What process-wide state is made of: cells, and the kinds of cell that a library has.
 
-The rule of what is named: every difference is put back, files aside, and `Kind.tell` names those that the next
-test could see. It compares what is in force (what the public getters and the environment say, what is patched,
-enabled, open and logged), not the variable that holds it. A default that is now spelt out and what was switched on
-and off again are put back in silence; so are caches and what a library does to itself at its import or first use.
+The rule of what is named: every difference is put back, files aside, and `Kind.tell` names those that the
+next test could see. It compares what is in force (what the public getters and the environment say, what is
+patched, enabled, open and logged), not the variable that holds it. A default that is spelt out now, and what
+was switched on and off again, are put back in silence; so are caches. What a library does to itself when it
+is imported is left as it is.
 """
 
 from __future__ import annotations

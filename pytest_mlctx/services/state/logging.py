@@ -173,12 +173,14 @@ class ConfiguredLogger(Kind):
     ignores_new = True
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The loggers there are, and names that only hold a place; MLflow's level has a cell of its own."""
+        """The loggers there are; MLflow's level has a cell of its own."""
         known = [*logging.root.manager.loggerDict.items(), ("root", logging.root)]
         return [
             (name, self._value(name, logger))
             for name, logger in known
             if name != "alembic"  # MLflow configures it when it migrates a store
+            # A name that only holds a place may be of a library that is not imported yet; MLflow's is.
+            and (logger.__class__ is not logging.PlaceHolder or name.startswith("mlflow."))
         ]
 
     @staticmethod

@@ -93,6 +93,8 @@ class WithVariable(Attribute):
         self._set(None)
         try:
             return str(sys.modules["mlflow"].get_tracking_uri())
+        except OSError:  # the working folder was deleted
+            return ""
         finally:
             self._set(value)
             if variable is not None:
