@@ -174,7 +174,8 @@ class Guard(Room):
         after = self._now()
         changes = self._state.compare(before, after)
         shared = pytest_internals.is_higher_scoped(fixturedef)
-        fixturedef.addfinalizer(lambda: self._begin_to_end(fixturedef))  # one that changes nothing by now too
+        if shared or (self._names_fixtures and (changes or pytest_internals.has_teardown(fixturedef))):
+            fixturedef.addfinalizer(lambda: self._begin_to_end(fixturedef))
         if not changes:
             return after
         if shared:

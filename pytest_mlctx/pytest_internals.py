@@ -34,6 +34,11 @@ def is_set_up(fixturedef: pytest.FixtureDef[Any]) -> bool:
     return fixturedef.cached_result is not None
 
 
+def has_teardown(fixturedef: pytest.FixtureDef[Any]) -> bool:
+    """Whether anything runs when the fixture ends, asked right after its setup."""
+    return bool(getattr(fixturedef, "_finalizers", True))
+
+
 def setup_error(fixturedef: pytest.FixtureDef[Any]) -> BaseException | None:
     """The exception that ended the fixture's setup."""
     raised: Any = fixturedef.cached_result and fixturedef.cached_result[2]

@@ -96,7 +96,9 @@ def _differences(before: State, after: State) -> list[tuple[Kind, Change]]:
         (kind, Change(cell, old.get(cell, ABSENT), new.get(cell, ABSENT)))
         for kind in kinds
         for cell in changed
-        if cell[0] == kind.name and kind.name not in unread and not (kind.ignores_new and cell not in old)
+        if cell[0] == kind.name
+        and kind.name not in unread
+        and not (cell not in old and kind.ignores_new(cell[1]))
     ]
 
 

@@ -106,9 +106,6 @@ class Kind:
     held_by_garbage = False
     """Whether it may change when garbage is collected, which is better done before it is put back."""
 
-    ignores_new = False
-    """Whether a cell that came to be is no change."""
-
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The cells as they are now."""
         raise NotImplementedError
@@ -130,6 +127,10 @@ class Kind:
     def echo_of(self, key: Any) -> Cell | None:
         """The cell that this one repeats: where both changed to the same, only that one is told."""
         return None
+
+    def ignores_new(self, key: Any) -> bool:
+        """Whether it is no change that this cell came to be."""
+        return False
 
     def is_elsewhere(self, key: Any) -> bool:
         """Whether the cell belongs to another thread."""

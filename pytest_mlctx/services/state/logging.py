@@ -166,29 +166,33 @@ _UNCONFIGURED: Final = Held((0, True, (), ()), (0, True, [], []))
 class ConfiguredLogger(Kind):
     """Level, propagation, handlers and filters of a logger, by its name.
 
-    One that came to be is left as it is: a library configures its own when it is imported.
+    One that is configured when it comes to be is left as it is: a library does so when it is imported.
     """
 
     name = "logging.logger"
-    ignores_new = True
+
+    def __init__(self) -> None:
+        self._unconfigured: set[str] = set()  # and there, at some time
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The loggers there are; MLflow's level has a cell of its own."""
-        known = [*logging.root.manager.loggerDict.items(), ("root", logging.root)]
-        return [
-            (name, self._value(name, logger))
-            for name, logger in known
-            if name != "alembic"  # MLflow configures it when it migrates a store
-            # A name that only holds a place may be of a library that is not imported yet; MLflow's is.
-            and (logger.__class__ is not logging.PlaceHolder or name.startswith("mlflow."))
-        ]
+        """The loggers that are configured; MLflow's level has a cell of its own."""
+        cells = []
+        for name, logger in [*logging.root.manager.loggerDict.items(), ("root", logging.root)]:
+            if logger.__class__ is logging.PlaceHolder:
+                continue
+            if logger.handlers or logger.level or not logger.propagate or logger.filters:  # type: ignore[union-attr]
+                if name != "alembic":  # MLflow configures it when it migrates a store
+                    cells.append((name, self._value(name, logger)))
+            else:
+                self._unconfigured.add(name)
+        return cells
+
+    def ignores_new(self, key: Any) -> bool:
+        """Unless it was there before; a logger of MLflow's may only have held a place."""
+        return key not in self._unconfigured and not key.startswith("mlflow.")
 
     @staticmethod
     def _value(name: str, logger: Any) -> Held:
-        if logger.__class__ is logging.PlaceHolder or not (
-            logger.handlers or logger.level or not logger.propagate or logger.filters
-        ):
-            return _UNCONFIGURED
         # The root's level and handlers have cells of their own.
         level = 0 if name in ("mlflow", "root") else logger.level
         handlers = [] if name == "root" else [one for one in logger.handlers if not _is_pytests(one)]
@@ -204,7 +208,7 @@ class ConfiguredLogger(Kind):
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Configure the logger as it was; handlers that were closed write again."""
         logger = logging.getLogger(key)
-        level, logger.propagate, handlers, logger.filters[:] = before.thing
+        level, logger.propagate, handlers, logger.filters[:] = _or_unconfigured(before).thing
         if key == "root":
             return
         if key != "mlflow":
@@ -215,8 +219,7 @@ class ConfiguredLogger(Kind):
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """Which logger, and what of it; that handlers were closed only where they write no more."""
-        if after is ABSENT:
-            return None
+        before, after = _or_unconfigured(before), _or_unconfigured(after)
         level, propagate, handlers, filters = (
             (was, now) for was, now in zip(before.key, after.key, strict=True)
         )
@@ -229,6 +232,10 @@ class ConfiguredLogger(Kind):
             changed.append("handlers" if ids[0] != ids[1] else "a handler closed")
         changed += ["filters"] if filters[0] != filters[1] else []
         return f"logger {key!r} configured otherwise ({', '.join(changed)})" if changed else None
+
+
+def _or_unconfigured(value: Any) -> Held:
+    return _UNCONFIGURED if value is ABSENT else value
 
 
 def _is_mlflows(log_filter: Any) -> bool:
