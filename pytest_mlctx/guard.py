@@ -163,18 +163,20 @@ class Guard(Room):
     def _comparing(self, fixturedef: pytest.FixtureDef[Any], own: _Baseline) -> Iterator[None]:
         self._last = None
         self._setups.append(own)
+        teardowns = pytest_internals.teardowns(fixturedef)
         try:
             yield
         finally:
             self._setups.remove(own)
-        after = self._settle(fixturedef, own.state)
+        has_teardown = pytest_internals.teardowns(fixturedef) > teardowns
+        after = self._settle(fixturedef, own.state, has_teardown=has_teardown)
         self._last = None if self._setups else after
 
-    def _settle(self, fixturedef: pytest.FixtureDef[Any], before: State) -> State:
+    def _settle(self, fixturedef: pytest.FixtureDef[Any], before: State, *, has_teardown: bool) -> State:
         after = self._now()
         changes = self._state.compare(before, after)
         shared = pytest_internals.is_higher_scoped(fixturedef)
-        if shared or (self._names_fixtures and (changes or pytest_internals.has_teardown(fixturedef))):
+        if shared or (self._names_fixtures and (changes or has_teardown)):
             fixturedef.addfinalizer(lambda: self._begin_to_end(fixturedef))
         if not changes:
             return after
