@@ -36,7 +36,7 @@ def is_set_up(fixturedef: pytest.FixtureDef[Any]) -> bool:
 
 def teardowns(fixturedef: pytest.FixtureDef[Any]) -> int:
     """How much runs when the fixture ends: its setup adds to it; pytest 9 itself has added one before."""
-    return len(fixturedef._finalizers)
+    return len(getattr(fixturedef, "_finalizers", ()))
 
 
 def setup_error(fixturedef: pytest.FixtureDef[Any]) -> BaseException | None:

@@ -370,8 +370,10 @@ def test_each_record_comes_once_where_a_recipe_writes_from_a_thread(pytester: py
             for number in range(20):
                 logger.bind(number=number).info("{}", number)
             logger.complete()
-            assert caplog.messages == [str(number) for number in range(20)]
-            assert caplog.records[3].extra == {"number": 3}
+            # Of another test's thread there may be MLflow's retries.
+            ours = [record for record in caplog.records if record.message.isdigit()]
+            assert [record.message for record in ours] == [str(number) for number in range(20)]
+            assert ours[3].extra == {"number": 3}
         """,
         tests=2,
     )
