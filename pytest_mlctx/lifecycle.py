@@ -19,6 +19,8 @@ Role = Literal[
     "artifacts",
     "late_threads",
     "unserved",
+    "recording",
+    "test_facts",
     "tracking",
 ]
 
@@ -32,6 +34,8 @@ _ORDER: tuple[Role, ...] = (
     "artifacts",
     "late_threads",
     "unserved",
+    "recording",
+    "test_facts",  # reads the runs of a test when they are closed
     "tracking",  # knows of a test before the innermost, pytest itself, runs it
 )
 
@@ -187,6 +191,7 @@ class Lifecycle:
             room.on_report(item, report)
         return report
 
+    @pytest.hookimpl(tryfirst=True)  # what a room adds to a report stands in all that is made of it
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Follow the reports of subtests, which come this way only, and the end of all attempts."""
         for room in self._outward("on_logged_report"):

@@ -14,6 +14,7 @@ Remote = Literal["refuse", "redirect", "allow"]
 Requirements = Literal["auto", "infer", "reuse"]
 Alerts = Literal["console", "desktop", "off"]
 Leaks = Literal["auto", "off", "warn", "error"]
+Notify = Literal["never", "failure", "always"]
 
 
 class Option(NamedTuple):
@@ -56,6 +57,11 @@ class Option(NamedTuple):
         """The default in words."""
         return self.default or self.default_text
 
+
+MARKER = (
+    "mlctx_record(record=True, *, name=None, description=None, tags=None): "
+    "how --mlctx-record records this test; with False, not at all"
+)
 
 UNSET: Any = object()  # pytest 7.4 gives '' or [] for an ini option that is unset and has no default
 
@@ -115,10 +121,21 @@ OPTIONS = (
     ),
     Option("tag", "tag every run; repeatable", metavar="KEY=VALUE", repeatable=True, ini_type="linelist"),
     Option(
+        "record",
+        "MLflow store that keeps a run for each test, its record: outcome, durations, what its runs logged",
+        metavar="URI",
+    ),
+    Option(
         "alerts",
         "where alerts go: printed, shown on the desktop, or nowhere",
         default="console",
         choices=get_args(Alerts),
+    ),
+    Option(
+        "notify",
+        "an alert when the session ends: never, only when it failed, or always",
+        default="never",
+        choices=get_args(Notify),
     ),
     Option(
         "leaks",

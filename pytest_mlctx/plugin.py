@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the settings; a bad value ends the session here, but not ``--help`` and its like."""
     if _off(config):
         return
+    config.addinivalue_line("markers", options.MARKER)
     # Not by `pytest_plugins`: where this plugin was taken off again, its fixtures would stay.
     config.pluginmanager.import_plugin("pytest_mlctx.fixtures")
     try:
@@ -97,6 +101,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         output[_HEADER] = report.header(mlctx, session.items)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Record the tests."""
+    mlctx = session.config.stash.get(Session.key, None)
+    if mlctx is not None and not session.config.option.collectonly:
+        mlctx.record()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Keep what an xdist worker used for the summary: its controller collects nothing."""
@@ -107,7 +119,9 @@ def pytest_testnodedown(node: Any) -> None:
         session.workers_active |= output.get(ACTIVE, False)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
     """Tell what tests left changed or open, what models took, what no service saw; reports carry it."""
     session = config.stash.get(Session.key, None)
     if session is None or config.option.collectonly:
@@ -123,3 +137,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.section(title)
         for line in lines:
             terminalreporter.write_line(line)
+    if session.recording is not None and (file := os.environ.get("GITHUB_STEP_SUMMARY")):
+        session.recording.write_step_summary(Path(file))
+    if session.settings.notify != "never":
+        from pytest_mlctx import notification
+
+        seconds = time.monotonic() - session.began
+        notification.send(session.settings, terminalreporter, exitstatus, seconds)

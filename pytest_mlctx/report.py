@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_mlctx.session import Session
 
 # Shown where they were given; what they say is of interest to nobody else.
-_MODES = ("isolation", "remote", "requirements", "leaks")
+_MODES = ("isolation", "remote", "requirements", "leaks", "notify")
 
 
 def wanted(config: pytest.Config) -> bool:
@@ -42,6 +42,10 @@ def header(session: Session, items: Iterable[pytest.Item] | None = None) -> list
         lines = {name: line for name, line in lines.items() if name in used}
     parts = [f"{name}: {line}" for name, line in lines.items()]
     parts += [f"{name}: {getattr(settings, name)}" for name in _MODES if settings.origins[name] != "default"]
+    if settings.record:
+        from pytest_mlctx.services.secrets import redact
+
+        parts.append(f"records: {redact(settings.record)}, experiment {settings.experiment!r}")
     if settings.autouse:
         parts.append(f"autouse: {' '.join(settings.autouse)}")
     from_ini = [name for name, origin in settings.origins.items() if origin == "ini"]
@@ -89,4 +93,6 @@ def summary(
             found.append(unserved.writer(left, carried))
         if found:
             parts.append(kind.told(found, judges_every_test=session.judges_every_test))
+    if session.recording is not None:
+        parts.append(("", session.recording.lines(quiet=quiet)))
     return [(title, lines) for title, lines in parts if lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, partial
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no
     from pytest_mlctx.isolation import Artifacts, Sandbox
     from pytest_mlctx.late_threads import LateThreads
     from pytest_mlctx.lifecycle import Lifecycle
+    from pytest_mlctx.recording import Recording
     from pytest_mlctx.services import MlflowService
     from pytest_mlctx.tracking import Tracking
 
@@ -42,7 +44,9 @@ class Session:
         self._stack = ExitStack()
         self._blocks: list[ExitStack] = []  # of the fixtures, as they were entered
         self.settings = settings
+        self.began = time.monotonic()
         self.active = False
+        self.recording: Recording | None = None
         self._reuses_requirements = False
         self.workers_header: list[str] = []
         self.workers_active = False
@@ -141,6 +145,31 @@ class Session:
         self._load_loguru()
         self._follow(request)
         self.guard.in_force(request)
+
+    def record(self) -> None:
+        """Record each test from now on, in the process that reports; a worker only says what it knows."""
+        if self.settings.record is None:
+            return
+        from pytest_mlctx.redaction import Redaction
+        from pytest_mlctx.services import state, uris
+
+        self._files_before |= set(uris.files(self.settings.record))
+        self._config.add_cleanup(state.expect(*uris.files(self.settings.record)))
+
+        if hasattr(self._config, "workerinput") or not self._config.pluginmanager.hasplugin("dsession"):
+            from pytest_mlctx.test_facts import TestFacts
+
+            facts = TestFacts(self.tracking, self.settings.record)
+            self._config.add_cleanup(facts.close)
+            self.lifecycle.join("tracking", self.tracking)
+            self.lifecycle.join("test_facts", facts)
+            self.lifecycle.join("redaction", Redaction(self._config))
+        if not hasattr(self._config, "workerinput"):
+            from pytest_mlctx.recording import Recording
+
+            self.recording = Recording(self._config, self.settings)
+            self.recording.open()
+            self.lifecycle.join("recording", self.recording)
 
     def _load_loguru(self) -> None:
         from pytest_mlctx.logs import load_loguru

@@ -27,7 +27,9 @@ class Settings(NamedTuple):
     remote: options.Remote
     requirements: options.Requirements
     tags: Mapping[str, str]
+    record: str | None
     alerts: options.Alerts
+    notify: options.Notify
     leaks: options.Leaks
     autouse: tuple[str, ...]
     origins: Mapping[str, Origin]

@@ -36,7 +36,7 @@ class Tracking(Room):
         self._command = str(workerinput.get("mainargv", [""])[0])  # of xdist's controller
         self._asked_for = settings.tags
         self._stays = settings.isolation == "session"
-        self._session = {
+        self.session_tags = {
             **settings.tags,
             "mlctx.session": workerinput.get("testrunuid", uuid.uuid4().hex),
             **({"mlctx.worker": workerinput["workerid"]} if "workerid" in workerinput else {}),
@@ -60,7 +60,7 @@ class Tracking(Room):
         if not store.is_temporary(store_uri):
             self._opened.setdefault(store_uri, set()).add(experiment_id)
         # Nobody looks for a run that isolation takes back, and tests compare the tags of their runs.
-        tags = dict(self._session if stays else self._asked_for)
+        tags = dict(self.session_tags if stays else self._asked_for)
         if self._item is not None and not self._setting_up:
             if stays:
                 tags["mlctx.nodeid"] = self._item.nodeid
@@ -96,7 +96,7 @@ class Tracking(Room):
             if remote.reaches(uri) and not store.is_temporary(uri):
                 # In seconds, before all of MLflow's retries.
                 uris.ask("MlflowService.tracking_uri", uri, MlflowService.current().experiment_name)
-            tags = {**self._session, "mlctx.nodeid": item.nodeid}
+            tags = {**self.session_tags, "mlctx.nodeid": item.nodeid}
             run = mlflow.start_run(run_name=item.name, nested=mlflow.active_run() is not None, tags=tags)
         except ServiceError as error:
             mistake = str(error)
@@ -178,7 +178,9 @@ class Tracking(Room):
         from pytest_mlctx.services import deadline, runs
 
         own: dict[str, str] = {
-            tag: self._session[tag] for tag in ("mlctx.session", "mlctx.worker") if tag in self._session
+            tag: self.session_tags[tag]
+            for tag in ("mlctx.session", "mlctx.worker")
+            if tag in self.session_tags
         }
         try:
             self._detached = runs.running(store, experiment_ids, own)

@@ -172,6 +172,7 @@ _PARSERS: Mapping[str, Callable[[str, Any, Path], Any]] = {
     "log_sink": _log_sink,
     "tracking_uri": _uri,
     "registry_uri": _uri,
+    "record": _uri,
     "tag": _tags,
     "autouse": _autouse,
 }

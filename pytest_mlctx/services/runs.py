@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
-from pytest_mlctx.services import deadline
+from pytest_mlctx.services import deadline, uris
 from pytest_mlctx.services.state.mlflow_runs import DEADLINE, set_status
 from pytest_mlctx.services.state.mlflow_stores import Engine
 from pytest_mlctx.services.store import engines
@@ -175,6 +175,28 @@ def tag(store: Any, run_ids: Iterable[str], tags: Mapping[str, str]) -> None:
         deadline.within(DEADLINE, each)
     finally:
         _let_go(store)
+
+
+def read(store_uri: str, run_ids: list[str]) -> list[Any]:
+    """These runs (``mlflow.entities.Run``) as they are in their store; none where it is gone by now."""
+    from mlflow.exceptions import MlflowException
+
+    if not all(path.exists() for path in uris.files(store_uri)[:1]):  # MLflow would make it anew
+        return []
+    store: Any = None
+    found: list[Any] = []
+
+    def each() -> None:
+        nonlocal store
+        store = tracked_to(store_uri)
+        for run_id in run_ids:
+            with suppress(MlflowException):  # deleted by the test
+                found.append(store.get_run(run_id))
+
+    with suppress(Exception):  # of a server that is away, which the test has seen itself
+        deadline.within(DEADLINE, each)
+    _let_go(store)
+    return found
 
 
 def running(store: Any, experiment_ids: Iterable[str], tags: Mapping[str, str]) -> list[Detached]:

@@ -1,0 +1,290 @@
+"""Recording: each attempt at a test becomes a record when it is over, written by the process that reports."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.test_facts import IDENTITY, RUNS
+
+if TYPE_CHECKING:
+    from pytest_mlctx.services.records import Record, Records
+    from pytest_mlctx.settings import Settings
+
+Outcome = Literal["passed", "failed", "error", "skipped", "xfailed", "xpassed", "interrupted"]
+
+_STATUS: Mapping[Outcome, str] = {"failed": "FAILED", "error": "FAILED", "interrupted": "KILLED"}
+_CRASH = "???"  # the phase of the report that xdist makes for a test whose worker has died
+_MOST_FAILURES = 3  # to write, one after another, until the store is given up
+_PHASES = ("setup", "call", "teardown")
+
+
+class Attempt:
+    """One attempt at a test, from what its reports say."""
+
+    def __init__(self, identity: Mapping[str, Any], number: int, started: float) -> None:
+        self.name: str = identity["name"]
+        self.number = number
+        self.outcome: Outcome = "passed"
+        self.reason = ""
+        self.failures: list[pytest.TestReport] = []
+        self._tags: Mapping[str, str] = identity["tags"]
+        self._started, self._ended = started, started
+        self._seconds: dict[str, float] = {}
+        self._subtests = Counter[str]()
+        self._runs: Mapping[str, Any] = {"count": 0, "params": {}, "metrics": {}, "children": []}
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Take in the report of a phase, or of a subtest."""
+        self._runs = vars(report).get(RUNS, self._runs)
+        self._ended = max(self._ended, _stop(report))
+        if report.failed or report.outcome == "rerun":  # type: ignore[comparison-overlap]
+            self.failures.append(report)
+            if self.outcome != "failed":
+                self.outcome = "error" if report.when in ("setup", "teardown") else "failed"
+            self.reason = self.reason or _crash(report)
+        if hasattr(report, "context"):
+            self._subtests[report.outcome] += 1
+            return
+        if report.when in _PHASES:
+            self._seconds[f"mlctx.{report.when}_seconds"] = report.duration
+        if report.skipped and not self.failures:
+            expected = hasattr(report, "wasxfail")
+            self.outcome = "xfailed" if expected else "skipped"
+            self.reason = report.wasxfail if expected else _skipped(report)
+        elif report.passed and hasattr(report, "wasxfail") and report.when == "call":
+            self.outcome, self.reason = "xpassed", report.wasxfail
+
+    def record(self, nodeid: str, session: str, source: Mapping[str, str]) -> Record:
+        """The record of the attempt, as its run is to be."""
+        from pytest_mlctx.services.records import Record
+
+        tags = {**source, **self._tags, "mlctx.outcome": self.outcome, "mlctx.attempt": str(self.number)}
+        if self.reason:
+            tags["mlctx.reason"] = self.reason
+        if self._subtests:
+            tags["mlctx.subtests"] = ", ".join(f"{count} {what}" for what, count in self._subtests.items())
+        if self._runs["count"]:
+            tags["mlctx.runs"] = str(self._runs["count"])
+        return Record(
+            name=self.name,
+            nodeid=nodeid,
+            session=self.session or session,
+            started=self._started,
+            ended=self._ended,
+            status=_STATUS.get(self.outcome, "FINISHED"),
+            tags=tags,
+            params=self._runs["params"],
+            metrics={**self._runs["metrics"], **self._seconds},
+            failure="\n\n".join(map(_printed, self.failures)),
+            children=self._runs["children"],
+        )
+
+    @property
+    def session(self) -> str:
+        """The id of the session, unknown where a worker died in the setup."""
+        return self._tags.get("mlctx.session", "")
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The last metrics of the runs that the test opened."""
+        found: Mapping[str, float] = self._runs["metrics"]
+        return found
+
+
+def _stop(report: pytest.TestReport) -> float:
+    return getattr(report, "stop", None) or time.time()
+
+
+def _crash(report: pytest.TestReport) -> str:
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(report.longrepr) if crash is None else crash.message
+    return next(iter(text.strip().splitlines()), "")
+
+
+def _skipped(report: pytest.TestReport) -> str:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return reason.removeprefix("Skipped: ")
+
+
+def _printed(report: pytest.TestReport) -> str:
+    parts = [f"{report.nodeid}: {report.when}", report.longreprtext]
+    parts += [f"{title:-^80}\n{text}" for title, text in report.sections]
+    return "\n\n".join(parts)
+
+
+class Recording(Room):
+    """Follows reports, under xdist those of all workers, and writes a record when a test is over."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        assert settings.record is not None
+        self.uri, self.experiment = settings.record, settings.experiment
+        self.address: str | None = None  # of the session's run
+        self.outcomes = Counter[Outcome]()
+        self.failed: list[tuple[str, Attempt, str | None]] = []  # node id, and the address of the record
+        self.unrecorded = 0
+        self.why_not = ""
+        self._arguments = " ".join(["pytest", *map(str, config.invocation_params.args)])
+        self._root = config.rootpath
+        self._records: Records | None = None
+        self._source: Mapping[str, str] = {}
+        self._session = ""
+        self._pending: dict[tuple[str, str], Attempt] = {}
+        self._attempts = Counter[tuple[str, str]]()
+        self._failures = 0
+        self._began = time.time()
+
+    def open(self) -> None:
+        """Open the store before a test can be in the way; a mistake ends nothing but the recording."""
+        from pytest_mlctx import source
+        from pytest_mlctx.services import ServiceError
+        from pytest_mlctx.services.records import Records
+
+        try:
+            self._records = Records(self.uri, self.experiment)
+        except ServiceError as error:
+            self.why_not = str(error)
+        else:
+            self._source = source.tags(self._arguments, self._root, os.environ)
+
+    def on_logged_report(self, report: pytest.TestReport) -> None:
+        """Follow a test from its setup to the last report of the attempt."""
+        key = report.nodeid, getattr(report, "worker_id", "")
+        if IDENTITY in vars(report):
+            self._pending[key] = self._attempt(key, vars(report)[IDENTITY], report)
+        elif report.when == _CRASH:
+            key = next((known for known in self._pending if known[0] == report.nodeid), key)
+            if key not in self._pending:  # its worker died in the setup
+                identity = {"name": report.nodeid.rpartition("::")[2], "tags": {}}
+                self._pending[key] = self._attempt(key, identity, report)
+        attempt = self._pending.get(key)
+        if attempt is None:
+            return
+        attempt.add(report)
+        if report.when in ("teardown", _CRASH) or report.outcome == "rerun":  # type: ignore[comparison-overlap]
+            self._write(key, report)
+
+    def _attempt(self, key: tuple[str, str], identity: Mapping[str, Any], report: Any) -> Attempt:
+        self._attempts[key] += 1
+        started = getattr(report, "start", None) or time.time() - report.duration
+        return Attempt(identity, self._attempts[key], started)
+
+    def _write(self, key: tuple[str, str], report: pytest.TestReport | None) -> None:
+        attempt = self._pending.pop(key)
+        self._session = self._session or attempt.session
+        self.outcomes[attempt.outcome] += 1
+        run_id = self._written(attempt.record(key[0], self._session, self._source))
+        address = self._records.address(run_id) if self._records is not None and run_id else None
+        if attempt.failures:
+            self.failed.append((key[0], attempt, address))
+        if run_id is None:
+            return
+        if attempt.failures:
+            attempt.failures[0].sections.append(("MLflow record", address or f"run {run_id} in {self._told}"))
+        if report is not None:
+            report.user_properties.append(("mlctx.record", run_id))
+            if address:
+                report.user_properties.append(("mlctx.address", address))
+
+    @property
+    def _told(self) -> str:
+        from pytest_mlctx.services.secrets import redact
+
+        return redact(self.uri)
+
+    def _written(self, record: Record) -> str | None:
+        """The id of the record's run; None where it could not be written."""
+        from pytest_mlctx.services import deadline
+
+        if self._records is None:
+            self.unrecorded += 1
+            return None
+        try:
+            if self._records.session_run is None:
+                self._records.begin(self._arguments, record.session, {**self._source, **_versions()})
+                self.address = self._records.address()
+            run_id = self._records.write(record)
+        except Exception as error:
+            self._failures += 1
+            self.unrecorded += 1
+            self.why_not = deadline.reason(error)
+            if isinstance(error, deadline.DeadlineError) or self._failures == _MOST_FAILURES:
+                self._records = None
+            return None
+        self._failures = 0
+        return run_id
+
+    @contextmanager
+    def during_sessionfinish(self, exitstatus: int) -> Iterator[None]:
+        """Record what was interrupted, and end the session's run."""
+        yield
+        for key in [*self._pending]:
+            self._pending[key].outcome = "interrupted"
+            self._write(key, None)
+        if self._records is None or self._records.session_run is None:
+            return
+        from pytest_mlctx.services import deadline
+
+        counts = {f"mlctx.{outcome}": float(count) for outcome, count in self.outcomes.items()}
+        status = {0: "FINISHED", int(pytest.ExitCode.INTERRUPTED): "KILLED"}
+        try:
+            self._records.end(
+                status.get(int(exitstatus), "FAILED"), {**counts, "mlctx.seconds": time.time() - self._began}
+            )
+        except Exception as error:
+            self.why_not = f"the session's run stays open ({deadline.reason(error)})"
+
+    def lines(self, *, quiet: bool) -> list[str]:
+        """What the summary says: how many records, and where to look; under ``-q`` only what is missing."""
+        from pytest_mlctx.services import uris
+
+        told = []
+        total = self.outcomes.total() - self.unrecorded
+        if total and not quiet:
+            where = self.address or f"mlflow ui --backend-store-uri {self._told}"
+            if uris.scheme(self.uri) not in ("http", "https", "sqlite", "file", ""):
+                where = f"store {self._told}"
+            counts = "1 record" if total == 1 else f"{total} records"
+            bad = sum(self.outcomes[outcome] for outcome in _STATUS)
+            told.append(f"mlctx: {counts}, {bad} failed, in experiment {self.experiment!r}: {where}")
+        if self.unrecorded:
+            tests = "1 test was" if self.unrecorded == 1 else f"{self.unrecorded} tests were"
+            told.append(f"mlctx: {tests} not recorded: {self.why_not}")
+        elif self.why_not:
+            told.append(f"mlctx: {self.why_not}")
+        return told
+
+    def write_step_summary(self, path: Path) -> None:
+        """Add a table of failed tests to the file that GitHub shows on the page of the job."""
+        lines = ["", *self.lines(quiet=False), ""]
+        if self.failed:
+            lines += ["| failed test | reason | metrics |", "|---|---|---|"]
+        for nodeid, attempt, address in self.failed:
+            test = f"[`{nodeid}`]({address})" if address else f"`{nodeid}`"
+            metrics = ", ".join(f"{name} {value:.6g}" for name, value in attempt.metrics.items())
+            cells = (test, f"{attempt.outcome}: {attempt.reason}", metrics)
+            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    import mlflow
+
+    return {
+        "mlctx.python": platform.python_version(),
+        "mlctx.platform": platform.platform(),
+        "mlctx.pytest": version("pytest"),
+        "mlctx.mlflow": mlflow.__version__,
+    }

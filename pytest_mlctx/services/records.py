@@ -1,0 +1,278 @@
+"""A store of records: a run for each test, written whole when the test is over, below one for its session."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pytest_mlctx.services import deadline, secrets, state, store, uris
+from pytest_mlctx.services.base import ServiceError
+from pytest_mlctx.services.runs import tracked_to
+
+T = TypeVar("T")
+
+_LONGEST_VALUE = 5000  # characters of a tag or parameter: MLflow takes 6000 and more, in every version
+_LONGEST_KEY = 250  # characters (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
+_MOST_AT_ONCE = {"metrics": 1000, "params": 100}  # of one request (mlflow.utils.validation)
+_LOCKED = 60.0  # seconds that a file of SQLite may be locked by others
+_ABANDONED = 24 * 3600.0  # seconds after which a session of another machine is taken for dead
+_RECORD, _PROCESS, _SESSION = "mlctx.record", "mlctx.process", "mlctx.session"
+# MLflow's own tags of tests (mlflow.pytest), which its UI knows.
+_TYPE, _TEST, _OF_SESSION = "mlflow.runType", "mlflow.test.name", "mlflow.test.session_id"
+
+
+class Record(NamedTuple):
+    """One attempt at a test, as its run is to be."""
+
+    name: str
+    nodeid: str
+    session: str
+    started: float
+    """Seconds since the epoch, as all times here."""
+    ended: float
+    status: str
+    """``FINISHED``, ``FAILED`` or ``KILLED``."""
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    failure: str = ""
+    """What pytest prints of it."""
+    children: Iterable[str] = ()
+    """Ids of the runs in the same store that the test opened and that have no parent."""
+
+
+class Records:
+    """Writes records to one experiment; what it raises says why that failed.
+
+    It holds a store of its own, so that nothing that tests do to MLflow's globals concerns it.
+
+    Attributes:
+        uri: of the store.
+        experiment_id: of the experiment, made where there was none.
+        session_run: the id of the session's run, once there is a record.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        """Open the store.
+
+        Raises:
+            ServiceError: it does not answer, or MLflow cannot use it; one sentence.
+        """
+        self.uri = uri
+        self.session_run: str | None = None
+        self._patience = _LOCKED if uris.scheme(uri) == "sqlite" else uris.DEADLINE
+        with _left_alone(), _told(uri):
+            if uris.is_file_store(uri):
+                os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+            import mlflow  # noqa: F401  (before the store is asked: its import takes seconds)
+
+            uris.ask("--mlctx-record", uri, experiment)
+            store.serve()
+            self._store = tracked_to(uri)
+            self.experiment_id = self._asked(lambda: self._experiment(experiment))
+            self._asked(self._end_abandoned)
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        """The answer, in seconds: MLflow would try a server that is away for minutes."""
+        patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+        before = {name: os.environ.get(name) for name in patience}
+        os.environ.update(patience)
+        try:
+            return deadline.within(self._patience, question)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def _experiment(self, name: str) -> str:
+        experiment = self._store.get_experiment_by_name(name)
+        if experiment is None:
+            with suppress(Exception):  # another process was faster
+                return str(self._store.create_experiment(name, None, []))
+            experiment = self._store.get_experiment_by_name(name)
+        if experiment.lifecycle_stage == "deleted":
+            raise ServiceError(
+                f"the experiment {name!r} was deleted in this store: restore it "
+                f"(`mlflow experiments restore -x {experiment.experiment_id}`) or choose another"
+            )
+        return str(experiment.experiment_id)
+
+    def begin(self, name: str, session: str, tags: Mapping[str, str]) -> None:
+        """Open the run of the session, below which its records go."""
+        own = {_RECORD: "session", _SESSION: session, _OF_SESSION: session, _PROCESS: _this_process()}
+        self.session_run = self._asked(lambda: self._created(name, time.time(), {**tags, **own}))
+
+    def end(self, status: str, metrics: Mapping[str, float]) -> None:
+        """End the run of the session."""
+        run_id = self.session_run
+        if run_id is not None:
+            self._asked(lambda: self._completed(run_id, time.time(), status, {}, metrics))
+
+    def write(self, record: Record) -> str:
+        """Write one record whole; the id of its run."""
+        return self._asked(lambda: self._written(record))
+
+    def _written(self, record: Record) -> str:
+        own = {
+            _RECORD: "test",
+            _SESSION: record.session,
+            _OF_SESSION: record.session,
+            "mlctx.nodeid": record.nodeid,
+            _TEST: record.nodeid,
+        }
+        if self.session_run is not None:
+            own["mlflow.parentRunId"] = self.session_run
+        run_id = self._created(record.name, record.started, {**record.tags, **own})
+        if record.failure:
+            self._attach(run_id, "failure.txt", record.failure)
+        self._completed(run_id, record.ended, record.status, record.params, record.metrics)
+        for child in record.children:
+            self._store.set_tag(child, _entity("RunTag", "mlflow.parentRunId", run_id))
+        return run_id
+
+    def _created(self, name: str, started: float, tags: Mapping[str, str]) -> str:
+        every = {_TYPE: "test", "mlflow.user": _user(), **tags}
+        entities = [_entity("RunTag", storable_key(key), storable(value)) for key, value in every.items()]
+        run = self._store.create_run(
+            self.experiment_id, every["mlflow.user"], round(started * 1000), entities, storable(name, 250)
+        )
+        self._artifact_uri = run.info.artifact_uri
+        return str(run.info.run_id)
+
+    def _completed(
+        self, run_id: str, ended: float, status: str, params: Mapping[str, str], metrics: Mapping[str, float]
+    ) -> None:
+        moment = round(ended * 1000)
+        rest_of_params = iter(
+            [_entity("Param", storable_key(key), storable(value)) for key, value in params.items()]
+        )
+        rest_of_metrics = iter(
+            [_entity("Metric", storable_key(key), value, moment, 0) for key, value in metrics.items()]
+        )
+        while True:
+            some_params = [*islice(rest_of_params, _MOST_AT_ONCE["params"])]
+            some_metrics = [*islice(rest_of_metrics, _MOST_AT_ONCE["metrics"] - len(some_params))]
+            if not (some_params or some_metrics):
+                break
+            self._store.log_batch(run_id, some_metrics, some_params, [])
+        from mlflow.entities import RunStatus
+
+        self._store.update_run_info(run_id, RunStatus.from_string(status), moment, None)
+
+    def _attach(self, run_id: str, name: str, text: str) -> None:
+        registry = import_module("mlflow.store.artifact.artifact_repository_registry")
+        uri = self._artifact_uri
+        if uri.startswith("mlflow-artifacts:"):  # MLflow 2 would ask its global tracking URI for the host
+            proxied = import_module("mlflow.store.artifact.mlflow_artifacts_repo")
+            uri = proxied.MlflowArtifactsRepository.resolve_uri(uri, self.uri)
+        with tempfile.TemporaryDirectory(prefix="mlctx-") as folder:
+            path = Path(folder, name)
+            path.write_text(secrets.redact_prose(text), "utf-8", errors="backslashreplace")
+            registry.get_artifact_repository(uri).log_artifact(str(path))
+
+    def _end_abandoned(self) -> None:
+        """End what sessions left open that were killed; they leave nothing else."""
+        from mlflow.entities import ViewType
+
+        wanted = f"tags.`{_RECORD}` = 'session' AND attributes.status = 'RUNNING'"
+        for run in self._store.search_runs([self.experiment_id], wanted, ViewType.ACTIVE_ONLY, 100):
+            if _is_gone(run.data.tags.get(_PROCESS, ""), run.info.start_time / 1000):
+                session = run.data.tags.get(_SESSION, "").replace("'", "")
+                below = f"tags.`{_SESSION}` = '{session}' AND attributes.status = 'RUNNING'"
+                found = self._store.search_runs([self.experiment_id], below, ViewType.ACTIVE_ONLY, 1000)
+                for left in found:
+                    self._completed(left.info.run_id, time.time(), "KILLED", {}, {})
+
+    def address(self, run_id: str | None = None) -> str | None:
+        """Where MLflow's UI shows a run, or the session's; None where the store is no server."""
+        run_id = run_id or self.session_run
+        if uris.scheme(self.uri) not in ("http", "https") or run_id is None:
+            return None
+        return secrets.redact(f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}")
+
+
+@contextmanager
+def _left_alone() -> Iterator[None]:
+    """Within the block a store may be opened; MLflow and the environment are as before afterwards."""
+    before = state.capture("environment", "mlflow")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's of its own dependencies, which are errors under -W error
+        try:
+            yield
+        finally:
+            state.restore(before)
+
+
+@contextmanager
+def _told(uri: str) -> Iterator[None]:
+    from pytest_mlctx.services.mlflow import incompatibility
+
+    try:
+        yield
+    except ServiceError:
+        raise
+    except Exception as error:
+        told = incompatibility(error) or f"{secrets.redact(uri)!r} cannot be used ({deadline.reason(error)})"
+        raise ServiceError(told) from None
+
+
+def storable(text: str, longest: int = _LONGEST_VALUE) -> str:
+    """The text as every store takes it, without credentials; what is cut ends in a digest, to stay distinct."""
+    text = secrets.redact_prose(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    if len(text) <= longest:
+        return text
+    import hashlib
+
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{text[: longest - len(digest) - 1]}…{digest}"
+
+
+def storable_key(text: str) -> str:
+    """The text as the name of a metric, parameter or tag, of the characters that MLflow allows there."""
+    plain = re.sub(r"[^\w\-. /:]", "_", storable(text, _LONGEST_KEY), flags=re.ASCII)
+    parts = [part if part.strip(".") else "_" * max(len(part), 1) for part in plain.split("/")]
+    return "/".join(parts)
+
+
+def _entity(kind: str, *fields: Any) -> Any:
+    return getattr(import_module("mlflow.entities"), kind)(*fields)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except Exception:  # in a container whose user has no name
+        return "unknown"
+
+
+def _this_process() -> str:
+    import psutil
+
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
+
+
+def _is_gone(process: str, started: float) -> bool:
+    """Whether the process of a session has ended; that of another machine can't be asked, and gets a day."""
+    host, _, rest = process.partition(":")
+    if host != socket.gethostname():
+        return time.time() - started > _ABANDONED
+    import psutil
+
+    pid, _, created = rest.partition(":")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.0f}" != created
+    except (psutil.Error, ValueError):
+        return True
