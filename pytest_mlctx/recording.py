@@ -209,7 +209,9 @@ class Recording(Room):
             return None
         try:
             if self._records.session_run is None:
-                self._records.begin(self._arguments, record.session, {**self._source, **_versions()})
+                self._records.begin(
+                    self._arguments, record.session, self._began, {**self._source, **_versions()}
+                )
                 self.address = self._records.address()
             run_id = self._records.write(record)
         except Exception as error:

@@ -118,11 +118,9 @@ def _tags(item: pytest.Item) -> dict[str, str]:
 
 
 def _marker(mark: pytest.Mark) -> str:
-    arguments = [
-        *map(_REPR.repr, mark.args),
-        *(f"{name}={_REPR.repr(value)}" for name, value in mark.kwargs.items()),
-    ]
-    return f"{mark.name}({', '.join(arguments)})" if arguments else mark.name
+    named = [f"{name}={_REPR.repr(value)}" for name, value in mark.kwargs.items()]
+    arguments = ", ".join([*map(_REPR.repr, mark.args), *named])
+    return f"{mark.name}({arguments})" if arguments else mark.name
 
 
 def _tracked(opened: list[OpenedRun], store_uri: str) -> dict[str, Any]:

@@ -25,7 +25,6 @@ T = TypeVar("T")
 _LONGEST_VALUE = 5000  # characters of a tag or parameter: MLflow takes 6000 and more, in every version
 _LONGEST_KEY = 250  # characters (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
 _MOST_AT_ONCE = {"metrics": 1000, "params": 100}  # of one request (mlflow.utils.validation)
-_LOCKED = 60.0  # seconds that a file of SQLite may be locked by others
 _ABANDONED = 24 * 3600.0  # seconds after which a session of another machine is taken for dead
 _RECORD, _PROCESS, _SESSION = "mlctx.record", "mlctx.process", "mlctx.session"
 # MLflow's own tags of tests (mlflow.pytest), which its UI knows.
@@ -71,7 +70,7 @@ class Records:
         """
         self.uri = uri
         self.session_run: str | None = None
-        self._patience = _LOCKED if uris.scheme(uri) == "sqlite" else uris.DEADLINE
+        self._is_file = bool(uris.files(uri))
         with _left_alone(), _told(uri):
             if uris.is_file_store(uri):
                 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
@@ -84,12 +83,14 @@ class Records:
             self._asked(self._end_abandoned)
 
     def _asked(self, question: Callable[[], T]) -> T:
-        """The answer, in seconds: MLflow would try a server that is away for minutes."""
+        """The answer, of a server in seconds: MLflow would try one that is away for minutes."""
+        if self._is_file:
+            return question()
         patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
         before = {name: os.environ.get(name) for name in patience}
         os.environ.update(patience)
         try:
-            return deadline.within(self._patience, question)
+            return deadline.within(uris.DEADLINE, question)
         finally:
             for name, value in before.items():
                 if value is None:
@@ -110,10 +111,10 @@ class Records:
             )
         return str(experiment.experiment_id)
 
-    def begin(self, name: str, session: str, tags: Mapping[str, str]) -> None:
+    def begin(self, name: str, session: str, began: float, tags: Mapping[str, str]) -> None:
         """Open the run of the session, below which its records go."""
         own = {_RECORD: "session", _SESSION: session, _OF_SESSION: session, _PROCESS: _this_process()}
-        self.session_run = self._asked(lambda: self._created(name, time.time(), {**tags, **own}))
+        self.session_run = self._asked(lambda: self._created(name, began, {**tags, **own}))
 
     def end(self, status: str, metrics: Mapping[str, float]) -> None:
         """End the run of the session."""
@@ -230,7 +231,7 @@ def _told(uri: str) -> Iterator[None]:
 
 
 def storable(text: str, longest: int = _LONGEST_VALUE) -> str:
-    """The text as every store takes it, without credentials; what is cut ends in a digest, to stay distinct."""
+    """The text as every store takes it, without credentials; what is cut ends in a digest."""
     text = secrets.redact_prose(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     if len(text) <= longest:
         return text
