@@ -124,8 +124,8 @@ def pytest_terminal_summary(
 ) -> None:
     """Tell what tests left changed or open, what models took, what no service saw; reports carry it."""
     session = config.stash.get(Session.key, None)
-    if session is None or config.option.collectonly:
-        return
+    if session is None or config.option.collectonly or hasattr(config, "workerinput"):
+        return  # a worker has a terminal of its own where plugins are not loaded by themselves
     left = session.unserved_files()
     if not (left or session.active or session.workers_header or session.settings.given):
         return

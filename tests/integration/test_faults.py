@@ -15,41 +15,10 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import command, environment
 
 PASSWORD = "hunter2-pass-word"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="signals and mounts as Linux has them")
-
-
-def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "pytest", "-p", "mlctx", "-p", "no:cacheprovider", *args]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **more}
-
-
-@pytest.fixture
-def suite(tmp_path: Path):
-    """Writes a suite and runs it in a process of its own."""
-
-    def run(source: str, *args: str, **options):
-        folder = tmp_path / "suite"
-        folder.mkdir(exist_ok=True)
-        (folder / "test_it.py").write_text(textwrap.dedent(source))
-        options.setdefault("env", environment())
-        options.setdefault("cwd", folder)
-        return subprocess.run(
-            command("--basetemp", str(tmp_path / "tmp"), *args),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-            **options,
-        )
-
-    run.folder = tmp_path / "suite"
-    return run
 
 
 @pytest.fixture
@@ -244,26 +213,6 @@ def test_a_forked_child(suite):
 
 
 # What the machine does.
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path, request: pytest.FixtureRequest):
-    """Mounts a file system of this many kilobytes."""
-
-    def mount(size: int) -> Path:
-        small = tmp_path / "small"
-        small.mkdir()
-        options = ["-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(small)]
-        if (
-            sys.platform != "linux"
-            or os.geteuid()
-            or subprocess.run(["mount", *options], check=False).returncode
-        ):
-            pytest.skip("cannot mount")
-        request.addfinalizer(lambda: subprocess.run(["umount", "-l", str(small)], check=False))
-        return small
-
-    return mount
 
 
 OURS_IN_SIGHT = re.compile(r"INTERNALERROR|^E |pytest_mlctx/", re.MULTILINE)
