@@ -56,13 +56,14 @@ def test_a_server_that_is_away(suite):
     assert time.monotonic() - began < 40, "not MLflow's minutes"
 
 
-def test_records_on_a_server(suite, server_url, tmp_path_factory):
+def test_records_on_a_server(suite, server_url, monkeypatch):
     result = suite(TEN, f"--mlctx-record={server_url}", "--mlctx-experiment=records", "--junitxml=junit.xml")
     (line,) = told(result)
     address = rf"{server_url}/#/experiments/\d+/runs/[0-9a-f]{{32}}"
     assert re.fullmatch(rf"mlctx: 10 records, 1 failed, in experiment 'records': {address}", line)
     assert re.search(rf"^{address}$", result.stdout, re.MULTILINE), "of the failed test's record"
     assert re.search(rf'name="mlctx.address" value="{address}"', (suite.folder / "junit.xml").read_text())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server_url)  # MLflow 2 finds a server's artifacts by it alone
     import mlflow
 
     client = mlflow.MlflowClient(server_url)
