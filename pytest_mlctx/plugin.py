@@ -110,13 +110,23 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
+def pytest_testnodedown(node: Any, error: object) -> None:
     """Keep what an xdist worker used for the summary: its controller collects nothing."""
     session = node.config.stash.get(Session.key, None)
     if session is not None:
         output = getattr(node, "workeroutput", {})
         session.workers_header = output.get(_HEADER, session.workers_header)
         session.workers_active |= output.get(ACTIVE, False)
+        if error:
+            session.lost_workers[node.gateway.id] = node.workerinput["testrunuid"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End what killed workers of xdist left open."""
+    mlctx = session.config.stash.get(Session.key, None)
+    if mlctx is not None and mlctx.lost_workers:
+        mlctx.close_lost()
 
 
 def pytest_terminal_summary(

@@ -87,6 +87,8 @@ def summary(
         found = kind.attached(carried)
         if kind is findings.UnclosedRuns and session.active:
             found.append(session.tracking.unclosed)  # of a test that was interrupted, which gets no report
+        if kind is findings.UnclosedRuns and session.left_by_lost:
+            found.append(session.left_by_lost)
         if kind is findings.Unserved and left:
             from pytest_mlctx import unserved
 

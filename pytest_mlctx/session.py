@@ -50,6 +50,8 @@ class Session:
         self._reuses_requirements = False
         self.workers_header: list[str] = []
         self.workers_active = False
+        self.lost_workers: dict[str, str] = {}  # the ids of those that were killed, and the session's
+        self.left_by_lost: list[str] = []
         self._files_before = self._mlflow_files()
         self.folder = Path()  # in pytest's temporary folder, once a service is asked for
 
@@ -170,6 +172,15 @@ class Session:
             self.recording = Recording(self._config, self.settings)
             self.recording.open()
             self.lifecycle.join("recording", self.recording)
+
+    def close_lost(self) -> None:
+        """End the runs of workers that were killed, on a store that all workers track to."""
+        if self.settings.tracking_uri is not None:
+            from pytest_mlctx import tracking
+
+            self.left_by_lost = tracking.close_lost(
+                self.lost_workers, self.settings.tracking_uri, self.settings.experiment
+            )
 
     def _load_loguru(self) -> None:
         from pytest_mlctx.logs import load_loguru

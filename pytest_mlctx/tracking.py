@@ -193,3 +193,32 @@ class Tracking(Room):
         told = [run.close(status, {"mlctx.outcome": outcome}) for run in reversed(self._detached)]
         self._detached.clear()
         return [why for why in told if why is not None]
+
+
+def close_lost(workers: Mapping[str, str], store_uri: str, experiment: str) -> list[str]:
+    """End the runs that killed workers left open; why some may stay so.
+
+    Args:
+        workers: their ids, with that of the session.
+        store_uri: where they tracked.
+        experiment: that they tracked to, by its name.
+    """
+    from functools import partial
+
+    from pytest_mlctx.services import deadline, runs, uris
+
+    ask = partial(uris.ask, "--mlctx-tracking-uri", store_uri, experiment)
+    try:
+        with runs.opened_apart(store_uri, ask) as store:
+            found = deadline.within(uris.DEADLINE, lambda: store.get_experiment_by_name(experiment))
+            open_runs = [
+                run
+                for worker, session in workers.items()
+                for run in runs.running(
+                    store, [found.experiment_id], {"mlctx.session": session, "mlctx.worker": worker}
+                )
+            ]
+            told = [run.close("KILLED", {"mlctx.outcome": "interrupted"}) for run in open_runs]
+    except Exception as error:
+        return [f"Runs of killed workers may be open in their store ({deadline.reason(error)})."]
+    return [why for why in told if why is not None]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
 import re
 import socket
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -16,9 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pytest_mlctx.services import deadline, secrets, state, store, uris
+from pytest_mlctx.services import deadline, secrets, uris
 from pytest_mlctx.services.base import ServiceError
-from pytest_mlctx.services.runs import tracked_to
+from pytest_mlctx.services.runs import opened_apart
 
 T = TypeVar("T")
 
@@ -71,14 +71,11 @@ class Records:
         self.uri = uri
         self.session_run: str | None = None
         self._is_file = bool(uris.files(uri))
-        with _left_alone(), _told(uri):
-            if uris.is_file_store(uri):
-                os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
-            import mlflow  # noqa: F401  (before the store is asked: its import takes seconds)
-
-            uris.ask("--mlctx-record", uri, experiment)
-            store.serve()
-            self._store = tracked_to(uri)
+        with (
+            _told(uri),
+            opened_apart(uri, functools.partial(uris.ask, "--mlctx-record", uri, experiment)) as own,
+        ):
+            self._store = own
             self.experiment_id = self._asked(lambda: self._experiment(experiment))
             self._asked(self._end_abandoned)
 
@@ -203,18 +200,6 @@ class Records:
         if uris.scheme(self.uri) not in ("http", "https") or run_id is None:
             return None
         return secrets.redact(f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}")
-
-
-@contextmanager
-def _left_alone() -> Iterator[None]:
-    """Within the block a store may be opened; MLflow and the environment are as before afterwards."""
-    before = state.capture("environment", "mlflow")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's of its own dependencies, which are errors under -W error
-        try:
-            yield
-        finally:
-            state.restore(before)
 
 
 @contextmanager

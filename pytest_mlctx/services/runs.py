@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
-from pytest_mlctx.services import deadline, uris
+from pytest_mlctx.services import deadline, state, uris
 from pytest_mlctx.services.state.mlflow_runs import DEADLINE, set_status
 from pytest_mlctx.services.state.mlflow_stores import Engine
-from pytest_mlctx.services.store import engines
+from pytest_mlctx.services.store import builders, engines
 
 Tags = Callable[[str, str], Mapping[str, str]]
 """Tags for a run about to be opened, by the URI of its store and the id of its experiment."""
@@ -154,6 +156,28 @@ def tracked_to(store_uri: str) -> Any:
     from mlflow.tracking._tracking_service.utils import _get_store
 
     return _get_store(store_uri)
+
+
+@contextmanager
+def opened_apart(store_uri: str, ask: Callable[[], None]) -> Iterator[Any]:
+    """A store of one's own: after the block MLflow's globals and the environment are as before it.
+
+    Args:
+        store_uri: its URI.
+        ask: called before it is opened, when mlflow has been imported.
+    """
+    before = state.capture("environment", "mlflow")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's of its own dependencies, which are errors under -W error
+        try:
+            if uris.is_file_store(store_uri):
+                os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+            import_module("mlflow")
+            ask()
+            builders.serve()
+            yield tracked_to(store_uri)
+        finally:
+            state.restore(before)
 
 
 def tag(store: Any, run_ids: Iterable[str], tags: Mapping[str, str]) -> None:

@@ -182,6 +182,29 @@ def test_a_worker_that_is_killed(suite):
 
 
 @linux
+def test_the_runs_of_a_worker_that_is_killed_are_closed(suite):
+    """On the store that was named; they are children of the record of their test where it keeps records."""
+    result = suite(
+        """
+        import os, signal
+        import mlflow, pytest
+
+        @pytest.mark.parametrize("number", range(8))
+        def test(number, mlflow_run):
+            mlflow.log_metric("number", number)
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        *("-p", "xdist", "-n", "2", "--mlctx-tracking-uri=sqlite:///runs.db"),
+    )
+    assert "1 failed, 7 passed" in result.stdout, result.stdout
+    with closing(sqlite3.connect(suite.folder / "runs.db")) as store:
+        found = Counter(store.execute("SELECT name, status FROM runs"))
+    finished = {(f"test[{number}]", "FINISHED"): 1 for number in range(8) if number != 3}
+    assert found == {**finished, ("test[3]", "KILLED"): 1}
+
+
+@linux
 def test_a_session_that_is_killed_is_closed_by_the_next(suite):
     kill = environment(IN_THE_MIDDLE="os.kill(os.getpid(), 9)")
     first = suite(TEN, "--mlctx-record=sqlite:///tests.db", env=kill)
