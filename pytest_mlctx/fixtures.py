@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +14,7 @@ from pytest_mlctx.session import Session
 if TYPE_CHECKING:
     import mlflow
 
+    from pytest_mlctx.baselines import Baseline
     from pytest_mlctx.isolation import Sandbox
     from pytest_mlctx.services import Alert, AlertsService, LoggerService, MlflowService, Service
 
@@ -186,6 +187,12 @@ def mlflow_sandbox(
         remote.standing_in(uri),
     )
     return service
+
+
+@pytest.fixture
+def mlflow_baseline(request: pytest.FixtureRequest) -> Callable[..., Baseline]:
+    """What a metric of this test was in earlier sessions, to compare with by >=, <= or ==."""
+    return Session.of(request.config).baselines.of(request.node)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ Requirements = Literal["auto", "infer", "reuse"]
 Alerts = Literal["console", "desktop", "off"]
 Leaks = Literal["auto", "off", "warn", "error"]
 Notify = Literal["never", "failure", "always"]
+Baseline = Literal["check", "record", "pin"]
 
 
 class Option(NamedTuple):
@@ -124,6 +125,19 @@ OPTIONS = (
         "record",
         "MLflow store that keeps a run for each test, its record: outcome, durations, what its runs logged",
         metavar="URI",
+    ),
+    Option(
+        "baseline",
+        "what becomes of a metric with no history in the records: check fails it, record lets it pass and be "
+        "recorded; pin does so too, and makes a session that passes the anchor of later ones",
+        default="check",
+        choices=get_args(Baseline),
+    ),
+    Option(
+        "baseline_branch",
+        "the branch whose records are the history of a metric",
+        default_text="the remote's default branch, else any",
+        metavar="NAME",
     ),
     Option(
         "alerts",

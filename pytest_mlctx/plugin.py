@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from itertools import chain
 from pathlib import Path
@@ -129,6 +130,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         mlctx.close_lost()
 
 
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Explain a comparison with a baseline that has failed."""
+    baselines = sys.modules.get("pytest_mlctx.baselines")
+    return None if baselines is None else baselines.explained(op, left, right)
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
@@ -142,7 +149,8 @@ def pytest_terminal_summary(
     from pytest_mlctx import report
 
     reports = chain.from_iterable(terminalreporter.stats.values())
-    for title, lines in report.summary(session, reports, left, quiet=not report.wanted(config)):
+    quiet, verbose = not report.wanted(config), config.option.verbose > 0
+    for title, lines in report.summary(session, reports, left, quiet=quiet, verbose=verbose):
         if title:
             terminalreporter.section(title)
         for line in lines:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
+from pytest_mlctx import gates
+from pytest_mlctx.gates import Gate
 from pytest_mlctx.lifecycle import Room
-from pytest_mlctx.test_facts import IDENTITY, RUNS
+from pytest_mlctx.test_facts import GATES, IDENTITY, KEY, RUNS
 
 if TYPE_CHECKING:
     from pytest_mlctx.services.records import Record, Records
@@ -24,6 +28,7 @@ Outcome = Literal["passed", "failed", "error", "skipped", "xfailed", "xpassed", 
 _STATUS: Mapping[Outcome, str] = {"failed": "FAILED", "error": "FAILED", "interrupted": "KILLED"}
 _CRASH = "???"  # the phase of the report that xdist makes for a test whose worker has died
 _MOST_FAILURES = 3  # to write, one after another, until the store is given up
+_LONGEST_LIST = 5000  # characters, which a tag can hold
 _PHASES = ("setup", "call", "teardown")
 
 
@@ -40,11 +45,16 @@ class Attempt:
         self._started, self._ended = started, started
         self._seconds: dict[str, float] = {}
         self._subtests = Counter[str]()
+        self.gates: list[Gate] = []
+        self._key = ""
         self._runs: Mapping[str, Any] = {"count": 0, "params": {}, "metrics": {}, "children": []}
 
     def add(self, report: pytest.TestReport) -> None:
         """Take in the report of a phase, or of a subtest."""
-        self._runs = vars(report).get(RUNS, self._runs)
+        if RUNS in vars(report):
+            self._runs = vars(report)[RUNS]
+            self.gates = [Gate(**fields) for fields in vars(report)[GATES]]
+            self._key = vars(report)[KEY]
         self._ended = max(self._ended, _stop(report))
         if report.failed or report.outcome == "rerun":  # type: ignore[comparison-overlap]
             self.failures.append(report)
@@ -74,6 +84,13 @@ class Attempt:
             tags["mlctx.subtests"] = ", ".join(f"{count} {what}" for what, count in self._subtests.items())
         if self._runs["count"]:
             tags["mlctx.runs"] = str(self._runs["count"])
+        files = {f"baseline-{_as_file_name(gate.metric)}.svg": gates.svg(gate) for gate in self.gates}
+        if self.failures:
+            files["failure.txt"] = "\n\n".join(map(_printed, self.failures))
+        for gate in self.gates:
+            values = json.dumps([float(f"{value:.6g}") for value in gate.values])
+            if gate.values and len(values) < _LONGEST_LIST:
+                tags[f"mlctx.values.{gate.metric}"] = values
         return Record(
             name=self.name,
             nodeid=nodeid,
@@ -83,9 +100,10 @@ class Attempt:
             status=_STATUS.get(self.outcome, "FINISHED"),
             tags=tags,
             params=self._runs["params"],
-            metrics={**self._runs["metrics"], **self._seconds},
-            failure="\n\n".join(map(_printed, self.failures)),
+            metrics={**self.metrics, **self._seconds},
+            key=self._key,
             children=self._runs["children"],
+            files=files,
         )
 
     @property
@@ -95,9 +113,12 @@ class Attempt:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """The last metrics of the runs that the test opened."""
-        found: Mapping[str, float] = self._runs["metrics"]
-        return found
+        """The last metrics of the runs that the test opened, and what it compared with a baseline."""
+        return {**self._runs["metrics"], **{gate.metric: gate.value for gate in self.gates}}
+
+
+def _as_file_name(metric: str) -> str:
+    return re.sub(r"[^\w.-]", "_", metric)[:100]
 
 
 def _stop(report: pytest.TestReport) -> float:
@@ -124,16 +145,19 @@ def _printed(report: pytest.TestReport) -> str:
 class Recording(Room):
     """Follows reports, under xdist those of all workers, and writes a record when a test is over."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, opened: Callable[[], Records]) -> None:
         assert settings.record is not None
         self.uri, self.experiment = settings.record, settings.experiment
         self.address: str | None = None  # of the session's run
         self.outcomes = Counter[Outcome]()
         self.failed: list[tuple[str, Attempt, str | None]] = []  # node id, and the address of the record
+        self.gates: dict[str, list[Gate]] = {}  # by node id, of the last attempt
         self.unrecorded = 0
         self.why_not = ""
         self._arguments = " ".join(["pytest", *map(str, config.invocation_params.args)])
         self._root = config.rootpath
+        self._opened = opened
+        self._pins = settings.baseline == "pin"
         self._records: Records | None = None
         self._source: Mapping[str, str] = {}
         self._session = ""
@@ -146,10 +170,9 @@ class Recording(Room):
         """Open the store before a test can be in the way; a mistake ends nothing but the recording."""
         from pytest_mlctx import source
         from pytest_mlctx.services import ServiceError
-        from pytest_mlctx.services.records import Records
 
         try:
-            self._records = Records(self.uri, self.experiment)
+            self._records = self._opened()
         except ServiceError as error:
             self.why_not = str(error)
         else:
@@ -181,6 +204,7 @@ class Recording(Room):
         attempt = self._pending.pop(key)
         self._session = self._session or attempt.session
         self.outcomes[attempt.outcome] += 1
+        self.gates[key[0]] = attempt.gates
         run_id = self._written(attempt.record(key[0], self._session, self._source))
         address = self._records.address(run_id) if self._records is not None and run_id else None
         if attempt.failures:
@@ -190,6 +214,9 @@ class Recording(Room):
         if attempt.failures:
             attempt.failures[0].sections.append(("MLflow record", address or f"run {run_id} in {self._told}"))
         if report is not None:
+            for gate in attempt.gates:
+                told = f"{gate.value:.6g}, {gate.verdict}, {gate.change}"
+                report.user_properties.append((f"mlctx.gate.{gate.metric}", told))
             report.user_properties.append(("mlctx.record", run_id))
             if address:
                 report.user_properties.append(("mlctx.address", address))
@@ -238,17 +265,24 @@ class Recording(Room):
         counts = {f"mlctx.{outcome}": float(count) for outcome, count in self.outcomes.items()}
         status = {0: "FINISHED", int(pytest.ExitCode.INTERRUPTED): "KILLED"}
         try:
+            if self._pins and exitstatus == 0:
+                self._records.pin()
             self._records.end(
                 status.get(int(exitstatus), "FAILED"), {**counts, "mlctx.seconds": time.time() - self._began}
             )
         except Exception as error:
             self.why_not = f"the session's run stays open ({deadline.reason(error)})"
 
-    def lines(self, *, quiet: bool) -> list[str]:
-        """What the summary says: how many records, and where to look; under ``-q`` only what is missing."""
+    def lines(self, *, quiet: bool, verbose: bool = False) -> list[str]:
+        """What the summary says: the gates, how many records, and where to look.
+
+        Args:
+            quiet: say only what is missing.
+            verbose: have a line for each gate.
+        """
         from pytest_mlctx.services import uris
 
-        told = []
+        told = [] if quiet else gates.summary(self.gates, verbose=verbose)
         total = self.outcomes.total() - self.unrecorded
         if total and not quiet:
             where = self.address or f"mlflow ui --backend-store-uri {self._told}"
@@ -267,13 +301,14 @@ class Recording(Room):
     def write_step_summary(self, path: Path) -> None:
         """Add a table of failed tests to the file that GitHub shows on the page of the job."""
         lines = ["", *self.lines(quiet=False), ""]
+        lines += gates.table(self.gates)
         if self.failed:
             lines += ["| failed test | reason | metrics |", "|---|---|---|"]
         for nodeid, attempt, address in self.failed:
             test = f"[`{nodeid}`]({address})" if address else f"`{nodeid}`"
             metrics = ", ".join(f"{name} {value:.6g}" for name, value in attempt.metrics.items())
             cells = (test, f"{attempt.outcome}: {attempt.reason}", metrics)
-            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+            lines.append(gates.row(cells))
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write("\n".join(lines) + "\n")
 

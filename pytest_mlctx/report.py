@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_mlctx.session import Session
 
 # Shown where they were given; what they say is of interest to nobody else.
-_MODES = ("isolation", "remote", "requirements", "leaks", "notify")
+_MODES = ("isolation", "remote", "requirements", "leaks", "baseline", "notify")
 
 
 def wanted(config: pytest.Config) -> bool:
@@ -71,7 +71,7 @@ def _tracking(session: Session) -> str:
 
 
 def summary(
-    session: Session, reports: Iterable[Any], left: list[Path], *, quiet: bool
+    session: Session, reports: Iterable[Any], left: list[Path], *, quiet: bool, verbose: bool
 ) -> list[tuple[str, list[str]]]:
     """What stands at the end: for each part its title, or none, and its lines.
 
@@ -80,6 +80,7 @@ def summary(
         reports: of the tests, of any kind: plugins have categories of their own.
         left: new files of MLflow's, in a session that used no service.
         quiet: whether what was used is not to be told.
+        verbose: whether each gate is to be told.
     """
     parts = [("", [] if quiet else session.workers_header)]
     carried = list(reports)
@@ -96,5 +97,5 @@ def summary(
         if found:
             parts.append(kind.told(found, judges_every_test=session.judges_every_test))
     if session.recording is not None:
-        parts.append(("", session.recording.lines(quiet=quiet)))
+        parts.append(("", session.recording.lines(quiet=quiet, verbose=verbose)))
     return [(title, lines) for title, lines in parts if lines]

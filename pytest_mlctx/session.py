@@ -16,6 +16,7 @@ from pytest_mlctx import fixture_registry, options
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no service pays for none
+    from pytest_mlctx.baselines import Baselines
     from pytest_mlctx.environment import Environment
     from pytest_mlctx.guard import Guard
     from pytest_mlctx.isolation import Artifacts, Sandbox
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no
     from pytest_mlctx.lifecycle import Lifecycle
     from pytest_mlctx.recording import Recording
     from pytest_mlctx.services import MlflowService
+    from pytest_mlctx.services.records import Records
+    from pytest_mlctx.test_facts import TestFacts
     from pytest_mlctx.tracking import Tracking
 
 T = TypeVar("T")
@@ -47,11 +50,13 @@ class Session:
         self.began = time.monotonic()
         self.active = False
         self.recording: Recording | None = None
+        self.test_facts: TestFacts | None = None
         self._reuses_requirements = False
         self.workers_header: list[str] = []
         self.workers_active = False
         self.lost_workers: dict[str, str] = {}  # the ids of those that were killed, and the session's
         self.left_by_lost: list[str] = []
+        self._records_mistake = ""
         self._files_before = self._mlflow_files()
         self.folder = Path()  # in pytest's temporary folder, once a service is asked for
 
@@ -161,17 +166,44 @@ class Session:
         if hasattr(self._config, "workerinput") or not self._config.pluginmanager.hasplugin("dsession"):
             from pytest_mlctx.test_facts import TestFacts
 
-            facts = TestFacts(self.tracking, self.settings.record)
-            self._config.add_cleanup(facts.close)
+            self.test_facts = TestFacts(self.tracking, self.settings.record)
+            self._config.add_cleanup(self.test_facts.close)
+            self.environment.asked_for.add(self.settings.record)
             self.lifecycle.join("tracking", self.tracking)
-            self.lifecycle.join("test_facts", facts)
+            self.lifecycle.join("test_facts", self.test_facts)
             self.lifecycle.join("redaction", Redaction(self._config))
         if not hasattr(self._config, "workerinput"):
             from pytest_mlctx.recording import Recording
 
-            self.recording = Recording(self._config, self.settings)
+            self.recording = Recording(self._config, self.settings, lambda: self.records)
             self.recording.open()
             self.lifecycle.join("recording", self.recording)
+
+    @cached_property
+    def records(self) -> Records:
+        """The store of records, opened when it is first needed.
+
+        Raises:
+            ServiceError: it cannot be used; raised again at once where that is known.
+        """
+        from pytest_mlctx.services import ServiceError
+        from pytest_mlctx.services.records import Records
+
+        assert self.settings.record is not None
+        if self._records_mistake:
+            raise ServiceError(self._records_mistake)
+        try:
+            return Records(self.settings.record, self.settings.experiment)
+        except ServiceError as error:
+            self._records_mistake = str(error)
+            raise
+
+    @cached_property
+    def baselines(self) -> Baselines:
+        """Compares metrics of tests with those of earlier sessions."""
+        from pytest_mlctx.baselines import Baselines
+
+        return Baselines(self, self._config.rootpath)
 
     def close_lost(self) -> None:
         """End the runs of workers that were killed, on a store that all workers track to."""

@@ -28,6 +28,8 @@ class Settings(NamedTuple):
     requirements: options.Requirements
     tags: Mapping[str, str]
     record: str | None
+    baseline: options.Baseline
+    baseline_branch: str | None
     alerts: options.Alerts
     notify: options.Notify
     leaks: options.Leaks

@@ -81,18 +81,23 @@ def tags(command: str, root: Path, environ: Mapping[str, str]) -> dict[str, str]
     return {tag: value for tag, value in known.items() if value}
 
 
+def default_branch(root: Path) -> str | None:
+    """The branch that the checkout's remote calls default; None where there is none or it is not known."""
+    branch = _git(root, "symbolic-ref", "--short", "--quiet", "refs/remotes/origin/HEAD")
+    return branch.removeprefix("origin/") or None
+
+
+def _git(root: Path, *question: str) -> str:
+    command = ("git", "-C", str(root), *question)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError, UnicodeError):  # no git, no checkout, a detached HEAD
+        return ""
+
+
 def _of_git(root: Path) -> Iterator[tuple[str, str]]:
-    for tag, question in (
-        ("mlflow.source.git.commit", ("rev-parse", "HEAD")),
-        ("mlflow.source.git.branch", ("symbolic-ref", "--short", "--quiet", "HEAD")),
-    ):
-        try:
-            answer = subprocess.run(
-                ("git", "-C", str(root), *question), capture_output=True, text=True, timeout=5, check=True
-            )
-        except (OSError, subprocess.SubprocessError, UnicodeError):  # no git, no checkout, a detached HEAD
-            continue
-        yield tag, answer.stdout.strip()
+    yield "mlflow.source.git.commit", _git(root, "rev-parse", "HEAD")
+    yield "mlflow.source.git.branch", _git(root, "symbolic-ref", "--short", "--quiet", "HEAD")
 
 
 def _of_ci(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -15,9 +15,10 @@ from pytest_mlctx.options import MARKER
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from pytest_mlctx.gates import Gate
     from pytest_mlctx.tracking import OpenedRun, Tracking
 
-IDENTITY, RUNS = "mlctx_test", "mlctx_runs"
+IDENTITY, RUNS, GATES, KEY = "mlctx_test", "mlctx_runs", "mlctx_gates", "mlctx_key"
 """The attributes of reports: of each setup's, and of the teardown's and the first that failed."""
 _REPR = reprlib.Repr()  # one that fails, or is endless, harms nobody
 _REPR.maxstring = _REPR.maxother = 200
@@ -36,6 +37,8 @@ class TestFacts(Room):
         self._store_uri = store_uri  # of the records
         self._marked: Mapping[str, Any] | None = None
         self._failed: pytest.TestReport | None = None
+        self.gates: list[Gate] = []  # of the test that runs
+        self.key = ""  # by which it wants its history to be found
         self._stack = ExitStack()
         self._stack.enter_context(imports.once_imported("mlflow", self._listen))
 
@@ -51,6 +54,7 @@ class TestFacts(Room):
     def before_setup(self, item: pytest.Item) -> None:
         """Begin a test, or another attempt at it; a marker that is written wrong is an error of it."""
         self._failed, self._marked = None, None
+        self.gates, self.key = [], ""
         try:
             self._marked = _marks(item)
         except TypeError as error:
@@ -72,10 +76,13 @@ class TestFacts(Room):
         if report.failed and self._failed is None:
             self._failed = report
         if report.when == "teardown":
-            tracked = _tracked(self._tracking.runs, self._store_uri)
-            vars(report)[RUNS] = tracked
-            if self._failed is not None:
-                vars(self._failed)[RUNS] = tracked
+            last = {
+                RUNS: _tracked(self._tracking.runs, self._store_uri),
+                GATES: [gate.packed() for gate in self.gates],
+                KEY: self.key,
+            }
+            for carrier in filter(None, (report, self._failed)):
+                vars(carrier).update(last)
 
 
 def _marks(item: pytest.Item) -> Mapping[str, Any] | None:

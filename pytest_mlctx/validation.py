@@ -162,6 +162,12 @@ def _tags(name: str, given: list[str], _: Path) -> dict[str, str]:
     return tags
 
 
+def _branch(name: str, value: str, _: Path) -> str:
+    if not value.strip():
+        raise pytest.UsageError(f"{name}: {value!r} is not the name of a branch, write for example 'main'.")
+    return value
+
+
 def _autouse(name: str, given: list[str], _: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_choose(name, service.strip(","), SERVICES) for service in given))
 
@@ -173,6 +179,7 @@ _PARSERS: Mapping[str, Callable[[str, Any, Path], Any]] = {
     "tracking_uri": _uri,
     "registry_uri": _uri,
     "record": _uri,
+    "baseline_branch": _branch,
     "tag": _tags,
     "autouse": _autouse,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import hashlib
 import os
 import re
 import socket
@@ -26,6 +27,9 @@ _LONGEST_VALUE = 5000  # characters of a tag or parameter: MLflow takes 6000 and
 _LONGEST_KEY = 250  # characters (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
 _MOST_AT_ONCE = {"metrics": 1000, "params": 100}  # of one request (mlflow.utils.validation)
 _ABANDONED = 24 * 3600.0  # seconds after which a session of another machine is taken for dead
+_OWN = 10  # records of this session itself, which a search may find too
+_PAGE, _MOST_PAGES = 1000, 10
+_HISTORY, _ANCHOR, _BRANCH = "mlctx.history", "mlctx.anchor", "mlflow.source.git.branch"
 _RECORD, _PROCESS, _SESSION = "mlctx.record", "mlctx.process", "mlctx.session"
 # MLflow's own tags of tests (mlflow.pytest), which its UI knows.
 _TYPE, _TEST, _OF_SESSION = "mlflow.runType", "mlflow.test.name", "mlflow.test.session_id"
@@ -45,10 +49,12 @@ class Record(NamedTuple):
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: Mapping[str, float]
-    failure: str = ""
-    """What pytest prints of it."""
+    key: str = ""
+    """What its history is found by, where that is not the node id."""
     children: Iterable[str] = ()
     """Ids of the runs in the same store that the test opened and that have no parent."""
+    files: Mapping[str, str] = {}
+    """Texts by the names of the artifacts that they become."""
 
 
 class Records:
@@ -70,6 +76,8 @@ class Records:
         """
         self.uri = uri
         self.session_run: str | None = None
+        self._read: dict[str | None, list[Any]] = {}  # of a server, by branch
+        self._pinned: dict[str | None, list[Any]] = {}
         self._is_file = bool(uris.files(uri))
         with (
             _told(uri),
@@ -129,13 +137,14 @@ class Records:
             _SESSION: record.session,
             _OF_SESSION: record.session,
             "mlctx.nodeid": record.nodeid,
+            _HISTORY: history_name(record.key or record.nodeid),
             _TEST: record.nodeid,
         }
         if self.session_run is not None:
             own["mlflow.parentRunId"] = self.session_run
         run_id = self._created(record.name, record.started, {**record.tags, **own})
-        if record.failure:
-            self._attach(run_id, "failure.txt", record.failure)
+        if record.files:
+            self._attach(record.files)
         self._completed(run_id, record.ended, record.status, record.params, record.metrics)
         for child in record.children:
             self._store.set_tag(child, _entity("RunTag", "mlflow.parentRunId", run_id))
@@ -170,16 +179,17 @@ class Records:
 
         self._store.update_run_info(run_id, RunStatus.from_string(status), moment, None)
 
-    def _attach(self, run_id: str, name: str, text: str) -> None:
+    def _attach(self, files: Mapping[str, str]) -> None:
         registry = import_module("mlflow.store.artifact.artifact_repository_registry")
         uri = self._artifact_uri
         if uri.startswith("mlflow-artifacts:"):  # MLflow 2 would ask its global tracking URI for the host
             proxied = import_module("mlflow.store.artifact.mlflow_artifacts_repo")
             uri = proxied.MlflowArtifactsRepository.resolve_uri(uri, self.uri)
         with tempfile.TemporaryDirectory(prefix="mlctx-") as folder:
-            path = Path(folder, name)
-            path.write_text(secrets.redact_prose(text), "utf-8", errors="backslashreplace")
-            registry.get_artifact_repository(uri).log_artifact(str(path))
+            for name, text in files.items():
+                path = Path(folder, name)
+                path.write_text(secrets.redact_prose(text), "utf-8", errors="backslashreplace")
+            registry.get_artifact_repository(uri).log_artifacts(folder)
 
     def _end_abandoned(self) -> None:
         """End what sessions left open that were killed; they leave nothing else."""
@@ -193,6 +203,59 @@ class Records:
                 found = self._store.search_runs([self.experiment_id], below, ViewType.ACTIVE_ONLY, 1000)
                 for left in found:
                     self._completed(left.info.run_id, time.time(), "KILLED", {}, {})
+
+    def history(self, name: str, session: str, branch: str | None, at_most: int) -> list[Any]:
+        """Records that passed (``mlflow.entities.Run``) of earlier sessions, newest first.
+
+        Args:
+            name: `history_name` of the test.
+            session: the id of this session, whose own records are no history.
+            branch: of the records; None for any.
+            at_most: how many.
+        """
+        if uris.is_server(self.uri):  # in few requests for all tests, and not in one for each
+            if branch not in self._read:
+                self._read[branch] = self._asked(lambda: self._pages(_that_passed(branch)))
+            found = [run for run in self._read[branch] if run.data.tags.get(_HISTORY) == name]
+        else:
+            wanted = f"{_that_passed(branch)} AND tags.`{_HISTORY}` = '{name}'"
+            found = self._asked(lambda: self._search(wanted, at_most + _OWN))
+        return [run for run in found if run.data.tags.get(_SESSION) != session][:at_most]
+
+    def anchored(self, name: str, session: str, branch: str | None) -> list[Any]:
+        """The records of the test in the newest session that was pinned."""
+        if branch not in self._pinned:
+            wanted = f"tags.`{_RECORD}` = 'session' AND tags.`{_ANCHOR}` = 'true'{_on(branch)}"
+            found = self._asked(lambda: self._search(wanted, 2))
+            others = [run.data.tags[_SESSION] for run in found if run.data.tags.get(_SESSION) != session]
+            self._pinned[branch] = self._of_session(others[0]) if others else []
+        return [run for run in self._pinned[branch] if run.data.tags.get(_HISTORY) == name]
+
+    def _of_session(self, session: str) -> list[Any]:
+        wanted = f"{_that_passed(None)} AND tags.`{_SESSION}` = '{session}'"
+        return self._asked(lambda: self._pages(wanted))
+
+    def _search(self, wanted: str, at_most: int, token: str | None = None) -> Any:
+        from mlflow.entities import ViewType
+
+        return self._store.search_runs(
+            [self.experiment_id], wanted, ViewType.ACTIVE_ONLY, at_most, ["attributes.start_time DESC"], token
+        )
+
+    def _pages(self, wanted: str) -> list[Any]:
+        found = page = self._search(wanted, _PAGE)
+        for _ in range(_MOST_PAGES - 1):
+            if not page.token:
+                break
+            page = self._search(wanted, _PAGE, page.token)
+            found = [*found, *page]
+        return [*found]
+
+    def pin(self) -> None:
+        """Make the records of this session the anchor of later ones."""
+        run_id = self.session_run
+        if run_id is not None:
+            self._asked(lambda: self._store.set_tag(run_id, _entity("RunTag", _ANCHOR, "true")))
 
     def address(self, run_id: str | None = None) -> str | None:
         """Where MLflow's UI shows a run, or the session's; None where the store is no server."""
@@ -215,13 +278,27 @@ def _told(uri: str) -> Iterator[None]:
         raise ServiceError(told) from None
 
 
+def history_name(nodeid: str) -> str:
+    """What the records of a test, or of a key that outlives its name, are found by: short, in no quotes."""
+    return hashlib.sha256(nodeid.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _that_passed(branch: str | None) -> str:
+    return f"tags.`{_RECORD}` = 'test' AND tags.`mlctx.outcome` = 'passed'{_on(branch)}"
+
+
+def _on(branch: str | None) -> str:
+    if branch is None:
+        return ""
+    quote = '"' if "'" in branch else "'"
+    return f" AND tags.`{_BRANCH}` = {quote}{branch}{quote}"
+
+
 def storable(text: str, longest: int = _LONGEST_VALUE) -> str:
     """The text as every store takes it, without credentials; what is cut ends in a digest."""
     text = secrets.redact_prose(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     if len(text) <= longest:
         return text
-    import hashlib
-
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return f"{text[: longest - len(digest) - 1]}…{digest}"
 

@@ -45,7 +45,7 @@ def test_opening_leaves_mlflow_and_the_environment_as_they_were(tmp_path: Path) 
 
 def test_artifacts_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run_id = Records("sqlite:///tests.db", "records").write(a_record(failure="why"))
+    run_id = Records("sqlite:///tests.db", "records").write(a_record(files={"failure.txt": "why"}))
     (written,) = tmp_path.glob(f"mlartifacts/*/{run_id}/artifacts/failure.txt")
     assert written.read_text() == "why"
 

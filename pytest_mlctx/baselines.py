@@ -1,0 +1,234 @@
+"""What a metric of a test was in earlier sessions, as a value that an assertion compares with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import pytest
+
+from pytest_mlctx.gates import Allowance, Gate, Operator, Past, judge, measured
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_mlctx.session import Session
+
+_NAMES = ">= (a drop is allowed), <= (a rise is allowed) or =="
+
+
+class Baseline:
+    """Compares: ``value >= baseline`` allows a drop, ``value <= baseline`` a rise, ``==`` both.
+
+    The value may stand on either side. It is recorded with the record of the test.
+    """
+
+    __array_ufunc__ = None  # of NumPy, whose scalars leave the comparison to this side then
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, compare: Callable[[Operator, Any], list[Gate]], what: str) -> None:
+        self._compare = compare
+        self._what = what
+        self.lines: list[str] = []
+        """What the last comparison that failed says."""
+
+    def __le__(self, value: object) -> bool:
+        return self._holds(">=", value)
+
+    def __ge__(self, value: object) -> bool:
+        return self._holds("<=", value)
+
+    def __eq__(self, value: object) -> bool:
+        return self._holds("==", value)
+
+    def _holds(self, operator: Operator, value: object) -> bool:
+        gates = self._compare(operator, value)
+        bad = [gate for gate in gates if gate.verdict in ("fallen", "undecided")]
+        self.lines = [line for gate in bad for line in gate.lines]
+        return not bad
+
+    def _refuse(self, _: object) -> NoReturn:
+        raise TypeError(f"{self!r} is compared by {_NAMES}: <, > and != leave no allowance.")
+
+    __lt__ = __gt__ = _refuse
+
+    def __ne__(self, value: object) -> bool:
+        self._refuse(value)
+
+    def __repr__(self) -> str:
+        return f"mlflow_baseline({self._what})"
+
+
+def explained(op: str, left: object, right: object) -> list[str] | None:
+    """What pytest shows of a comparison that failed; None where no baseline takes part."""
+    for baseline, other in ((right, left), (left, right)):
+        if isinstance(baseline, Baseline) and baseline.lines:
+            shown = repr(other) if isinstance(other, (int, float)) else type(other).__name__
+            sides = (shown, repr(baseline)) if baseline is right else (repr(baseline), shown)
+            return [f"{sides[0]} {op} {sides[1]}", *baseline.lines]
+    return None
+
+
+class _Asked(NamedTuple):
+    """One baseline as a test asks for it."""
+
+    nodeid: str
+    key: str
+    runs: int
+    allowance: Allowance
+    anchored: Allowance
+
+    @property
+    def name(self) -> str:
+        return self.key or self.nodeid
+
+
+class Baselines:
+    """Makes the baselines of a session's tests, and notes what was compared."""
+
+    def __init__(self, session: Session, root: Path) -> None:
+        self._session = session
+        self._root = root
+        self._why_not = ""  # the records cannot be read
+
+    @cached_property
+    def _branch(self) -> str | None:
+        from pytest_mlctx import source
+
+        return self._session.settings.baseline_branch or source.default_branch(self._root)
+
+    def of(self, item: pytest.Item) -> Callable[..., Baseline]:
+        """The function that `mlflow_baseline` gives."""
+
+        def mlflow_baseline(
+            metric: Any,
+            *,
+            rel: float = 0.0,
+            abs: float = 0.0,  # noqa: A002  (as in pytest.approx)
+            runs: int = 5,
+            key: str | None = None,
+            anchor: float | None = None,
+        ) -> Baseline:
+            """A value to compare with.
+
+            Args:
+                metric: its name, or a result of ``mlflow.genai.evaluate``, each of whose metrics is compared.
+                rel: how much worse it may be, as a share of the baseline.
+                abs: the same in the unit of the metric; the larger of both holds.
+                runs: of at most how many records the baseline is the median.
+                key: a name for the history that outlives another name of the test.
+                anchor: the share that is allowed against a pinned session; that of `rel` where not given.
+            """
+            for name, number in {"rel": rel, "abs": abs, "anchor": anchor or 0.0}.items():
+                if not (isinstance(number, (int, float)) and 0 <= number < math.inf):
+                    raise ValueError(f"mlflow_baseline: {name}={number!r} is no allowance, give 0 or more.")
+            if not (isinstance(runs, int) and runs >= 1):
+                raise ValueError(f"mlflow_baseline: runs={runs!r} is no count of records, give 1 or more.")
+            allowance = Allowance(rel, abs)
+            anchored = allowance if anchor is None else Allowance(anchor, 0.0)
+            asked = _Asked(item.nodeid, key or "", runs, allowance, anchored)
+
+            def compare(operator: Operator, value: Any) -> list[Gate]:
+                values = {metric: value} if isinstance(metric, str) else _metrics_of(value)
+                return [self._gate(asked, each, operator, number) for each, number in values.items()]
+
+            return Baseline(
+                compare, repr(metric if isinstance(metric, str) else ", ".join(_metrics_of(metric)))
+            )
+
+        return mlflow_baseline
+
+    def _gate(self, asked: _Asked, metric: str, operator: Operator, given: Any) -> Gate:
+        facts = self._session.test_facts
+        if facts is None:
+            pytest.fail(
+                f"mlflow_baseline({metric!r}): there is no history to compare with, "
+                "name the store of records with --mlctx-record.",
+                pytrace=False,
+            )
+        value, values = measured(given)
+        for gate in facts.gates:
+            if gate.metric == metric and not (gate.value == value or gate.value != gate.value != value):
+                pytest.fail(
+                    f"mlflow_baseline({metric!r}): the test compares two values of this name, "
+                    f"{gate.value:.6g} and {value:.6g}: give one of them another name.",
+                    pytrace=False,
+                )
+        facts.key = asked.key or facts.key
+        gate = self._judged(asked, metric, operator, value, values)
+        facts.gates.append(gate)
+        return gate
+
+    def _judged(
+        self, asked: _Asked, metric: str, operator: Operator, value: float, values: tuple[float, ...]
+    ) -> Gate:
+        if not math.isfinite(value):
+            sentence = f"mlflow_baseline({metric!r}): NaN and infinity never pass."
+            return Gate(metric, operator, value, values, "fallen", lines=(sentence,))
+        history, pinned = self._read(asked, metric)
+        gates = [judge(metric, operator, value, values, history, asked.allowance)] if history else []
+        if pinned:
+            anchored = judge(metric, operator, value, values, pinned, asked.anchored, against="the anchor")
+            gates.append(anchored)
+        if gates:
+            return next((gate for gate in gates if gate.verdict != "held"), gates[0])
+        if self._session.settings.baseline != "check":
+            return Gate(metric, operator, value, values, "recorded")
+        where = f" on the branch {self._branch!r}" if self._branch else ""
+        sentence = (
+            f"mlflow_baseline({metric!r}): no record of {asked.name!r} that passed{where} has this metric, "
+            "record it with --mlctx-baseline=record."
+        )
+        return Gate(metric, operator, value, values, "fallen", lines=(sentence,))
+
+    def _read(self, asked: _Asked, metric: str) -> tuple[list[Past], list[Past]]:
+        """The history, and what was pinned; that of a key begins with what the test had without it."""
+        from pytest_mlctx.services import ServiceError, deadline
+        from pytest_mlctx.services.records import history_name
+
+        session = self._session.tracking.session_tags["mlctx.session"]
+        if self._why_not:
+            pytest.fail(self._why_not, pytrace=False)
+        try:
+            for each in dict.fromkeys((asked.name, asked.nodeid)):
+                of_test = history_name(each), session, self._branch
+                history = _pasts(self._session.records.history(*of_test, asked.runs), metric)
+                pinned = _pasts(self._session.records.anchored(*of_test), metric)
+                if history or pinned:
+                    return history, pinned
+            return [], []
+        except ServiceError as error:
+            why = str(error)
+        except Exception as error:
+            why = deadline.reason(error)
+        self._why_not = f"mlflow_baseline: the records cannot be read: {why}"
+        pytest.fail(self._why_not, pytrace=False)
+
+
+def _metrics_of(result: Any) -> dict[str, Any]:
+    metrics = getattr(result, "metrics", None)
+    if not isinstance(metrics, dict):
+        raise TypeError(
+            f"mlflow_baseline: a {type(result).__name__} is neither the name of a metric nor a result of "
+            "mlflow.genai.evaluate: give one of them."
+        )
+    return metrics
+
+
+def _pasts(found: list[Any], metric: str) -> list[Past]:
+    from pytest_mlctx.services.records import storable_key
+
+    known = storable_key(metric)
+    return [
+        Past(
+            run.data.metrics[known],
+            tuple(json.loads(run.data.tags.get(f"mlctx.values.{known}", "[]"))),
+            run.data.tags.get("mlflow.source.git.commit", ""),
+            run.info.start_time / 1000,
+        )
+        for run in found
+        if math.isfinite(run.data.metrics.get(known, math.nan))
+    ]
