@@ -26,7 +26,9 @@ class Baseline:
     The value may stand on either side. It is recorded with the record of the test.
     """
 
-    __array_ufunc__ = None  # of NumPy, whose scalars leave the comparison to this side then
+    # NumPy and pandas leave the comparison to this side then.
+    __array_ufunc__ = None
+    __pandas_priority__ = 10_000
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, compare: Callable[[Operator, Any], list[Gate]], what: str) -> None:
