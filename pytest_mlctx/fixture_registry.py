@@ -15,6 +15,7 @@ _SERVICES = {
     "alerts_outbox": "alerts_service",
     "mlflow_service": "mlflow_service",
     "mlflow_sandbox": "mlflow_service",
+    "mlflow_sandbox_factory": "mlflow_service",
     "mlflow_run": "mlflow_service",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -168,25 +168,50 @@ def _mlctx_sandbox(request: pytest.FixtureRequest, _mlctx_environment: None) -> 
     return session.enter(request, session.sandboxed())
 
 
+def _of_sandbox(uri: str, config: dict[str, Any]) -> MlflowService:
+    from pytest_mlctx.services import MlflowService
+
+    return _made(MlflowService, {**config, "tracking_uri": uri, "registry_uri": uri}, "mlflow_config")
+
+
+@contextmanager
+def _sandboxed(session: Session, service: MlflowService) -> Iterator[MlflowService]:
+    """The service in force, with no active run but those that are opened within the block."""
+    from pytest_mlctx.services import remote, runs
+
+    with (
+        runs.set_aside(),
+        _running(service),
+        runs.tagging(session.tracking.tags, session.tracking.opened),
+        remote.standing_in(service.tracking_uri),
+    ):
+        yield service
+
+
 @pytest.fixture
 def mlflow_sandbox(
     request: pytest.FixtureRequest, _mlctx_sandbox: Sandbox, mlflow_config: dict[str, Any]
 ) -> MlflowService:
     """A running MlflowService on a tracking store and registry that are empty, for this test alone."""
-    from pytest_mlctx.services import MlflowService, remote, runs
-
-    session, uri = Session.of(request.config), _mlctx_sandbox.uri
-    fields = {**mlflow_config, "tracking_uri": uri, "registry_uri": uri}
-    service = _made(MlflowService, fields, "mlflow_config")
+    session = Session.of(request.config)
+    service = _of_sandbox(_mlctx_sandbox.uri, mlflow_config)
     _mlctx_sandbox.empty(service.experiment_name)
-    session.enter(
-        request,
-        runs.set_aside(),
-        _running(service),
-        runs.tagging(session.tracking.tags, session.tracking.opened),
-        remote.standing_in(uri),
-    )
-    return service
+    return session.enter(request, _sandboxed(session, service))
+
+
+@pytest.fixture(scope="session")
+def mlflow_sandbox_factory(
+    request: pytest.FixtureRequest, _mlctx_environment: None, mlflow_config: dict[str, Any]
+) -> Callable[[], AbstractContextManager[MlflowService]]:
+    """Makes sandboxes for fixtures of wider scope: a call is a context manager that gives the service."""
+    session = Session.of(request.config)
+
+    @contextmanager
+    def sandbox() -> Iterator[MlflowService]:
+        with session.own_store() as uri, _sandboxed(session, _of_sandbox(uri, mlflow_config)) as service:
+            yield service
+
+    return sandbox
 
 
 @pytest.fixture

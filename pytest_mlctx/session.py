@@ -49,6 +49,7 @@ class Session:
         self.settings = settings
         self.began = time.monotonic()
         self.active = False
+        self._own_stores = 0
         self.recording: Recording | None = None
         self.test_facts: TestFacts | None = None
         self._reuses_requirements = False
@@ -290,6 +291,21 @@ class Session:
             yield Sandbox(self.artifacts, sandbox)
         finally:
             sandbox.close()
+
+    @contextmanager
+    def own_store(self) -> Iterator[str]:
+        """A store of its own, in a folder of its own; its URI."""
+        from pytest_mlctx.services import remote
+
+        self._own_stores += 1
+        folder = self.environment.folder / "sandboxes" / str(self._own_stores)
+        store = self.environment.create(folder / "mlflow.db", self.folder)
+        store.refuse = self.late_threads.check
+        remote.opened(store.uri)
+        try:
+            yield store.uri
+        finally:
+            store.close()
 
     @contextmanager
     def isolated(self, service: MlflowService, request: pytest.FixtureRequest) -> Iterator[None]:

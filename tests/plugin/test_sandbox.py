@@ -288,3 +288,81 @@ def test_it_stands_in_for_a_suite_s_own_function_scoped_service(session, pyteste
         """
     )
     result.assert_outcomes(passed=2)
+
+
+# Sandboxes of wider scope.
+
+
+def test_a_module_trains_once_and_asserts_often(session, store_options):
+    result = session(
+        """
+        from pytest_mlctx import MlflowService
+
+        @pytest.fixture(scope="module")
+        def trained(mlflow_sandbox_factory):
+            with mlflow_sandbox_factory() as service:
+                with mlflow.start_run(run_name="trained") as run:
+                    mlflow.log_text("x", "report.txt")
+                yield service, run.info.run_id
+
+        def test_before(mlflow_service):
+            assert names() == []
+            with mlflow.start_run(run_name="outside"): pass
+
+        def test_finds_it(trained):
+            service, run_id = trained
+            assert MlflowService.current() is service
+            assert names() == ["trained"]
+            assert mlflow.artifacts.load_text(f"runs:/{run_id}/report.txt") == "x"
+
+        def test_finds_it_again(trained, mlflow_service):
+            assert names() == ["trained"]
+            assert mlflow_service.tracking_uri != trained[0].tracking_uri
+
+        def test_is_empty_in_a_sandbox_of_its_own(trained, mlflow_sandbox):
+            assert names() == []
+
+        class TestOther:
+            @pytest.fixture(scope="class", params=[1, 2])
+            def other(self, mlflow_sandbox_factory, request):
+                with mlflow_sandbox_factory() as service:
+                    with mlflow.start_run(run_name=f"other {request.param}"): pass
+                    yield request.param
+
+            def test(self, trained, other):
+                assert names() == [f"other {other}"]
+
+        def test_finds_its_own_once_more(trained):
+            assert names() == ["trained"]
+        """,
+        "--mlctx-leaks=error",
+        *store_options,
+    )
+    result.assert_outcomes(passed=7)
+
+
+def test_after_a_sandbox_of_wider_scope_all_is_as_before(session):
+    result = session(
+        """
+        @pytest.fixture(scope="class")
+        def boxed(mlflow_sandbox_factory):
+            with mlflow_sandbox_factory():
+                yield
+
+        def test_outside(mlflow_service):
+            global before
+            before = state()
+
+        @pytest.mark.usefixtures("boxed")
+        class TestInside:
+            def test(self):
+                mlflow.start_run(run_name="left open")
+                assert state() != before
+
+        def test_outside_again(mlflow_service):
+            uris = slice(0, 3)
+            assert state()[uris] == before[uris]
+            assert names() == []
+        """
+    )
+    result.assert_outcomes(passed=3)
