@@ -14,6 +14,7 @@ Remote = Literal["refuse", "redirect", "allow"]
 Requirements = Literal["auto", "infer", "reuse"]
 Alerts = Literal["console", "desktop", "off"]
 Leaks = Literal["auto", "off", "warn", "error"]
+Stores = Literal["migrate", "template"]
 Notify = Literal["never", "failure", "always"]
 Baseline = Literal["check", "record", "pin"]
 
@@ -119,6 +120,13 @@ OPTIONS = (
         "temporary store",
         default="auto",
         choices=get_args(Requirements),
+    ),
+    Option(
+        "stores",
+        "how an empty SQLite file of the suite's own becomes a store: by MLflow's migrations, or by a copy "
+        "of a migrated template",
+        default="migrate",
+        choices=get_args(Stores),
     ),
     Option("tag", "tag every run; repeatable", metavar="KEY=VALUE", repeatable=True, ini_type="linelist"),
     Option(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_mlctx.session import Session
 
 # Shown where they were given; what they say is of interest to nobody else.
-_MODES = ("isolation", "remote", "requirements", "leaks", "baseline", "notify")
+_MODES = ("isolation", "remote", "requirements", "stores", "leaks", "baseline", "notify")
 
 
 def wanted(config: pytest.Config) -> bool:

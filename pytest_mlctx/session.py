@@ -59,6 +59,12 @@ class Session:
         self.left_by_lost: list[str] = []
         self._records_mistake = ""
         self._files_before = self._mlflow_files()
+        if settings.stores == "template":
+            from pytest_mlctx.services.store import new_files
+
+            made = ExitStack()
+            made.enter_context(new_files.from_template())
+            config.add_cleanup(made.close)
         self.folder = Path()  # in pytest's temporary folder, once a service is asked for
 
     @classmethod

@@ -26,6 +26,7 @@ class Settings(NamedTuple):
     isolation: options.Isolation
     remote: options.Remote
     requirements: options.Requirements
+    stores: options.Stores
     tags: Mapping[str, str]
     record: str | None
     baseline: options.Baseline

@@ -24,6 +24,18 @@ OURS = (
     "from pytest_mlctx.services import store; store.serve(); mlflow.set_tracking_uri(store.create(path).uri)"
 )
 
+NEW_FILES = """
+import sys, time
+from contextlib import nullcontext
+import mlflow
+from pytest_mlctx.services.store import new_files
+with {block}:
+    began = time.perf_counter()
+    for number in range(60):
+        mlflow.set_tracking_uri(f"sqlite:///{{sys.argv[1]}}/{{number}}.db")
+        mlflow.set_experiment("own")
+    print(time.perf_counter() - began)
+"""
 OWN_STORE = """
 import mlflow, pytest
 
@@ -128,6 +140,13 @@ def bench_suite_with_stores(measure: Any, tmp_path: Path, installations: dict[st
     measure(
         "200 tests, each with an empty store, whole process", way, lambda: suite(tmp_path, code, installed)
     )
+
+
+@pytest.mark.parametrize("way", ["MLflow's migrations", "ours"])
+@pytest.mark.parametrize("turn", range(2))
+def bench_new_files(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
+    code = NEW_FILES.format(block="new_files.from_template()" if way == "ours" else "nullcontext()")
+    measure("60 SQLite stores that a suite makes by itself", way, lambda: float(python("-c", code, tmp_path)))
 
 
 @pytest.mark.parametrize("way", ["not installed", "ours"])

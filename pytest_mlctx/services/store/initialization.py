@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import sqlite3
 from pathlib import Path
@@ -36,6 +37,24 @@ def fill(path: Path) -> None:
             experiments.locate_default(connection, paths.artifacts_beside(path))
 
 
+def put_tables(path: Path) -> bool:
+    """Put MLflow's tables into an empty SQLite file, in one transaction; whether it was empty.
+
+    What MLflow's migrations would have made, to which MLflow then adds its default experiment.
+
+    Raises:
+        OSError: the template can't be made.
+        sqlite3.Error: the file can't be written, or stays locked for 60 s.
+    """
+    content = _content()
+    with _connected(path) as connection, transaction(connection):
+        if not _empty(connection):
+            return False
+        content.put_back(connection)
+        connection.execute("DELETE FROM experiments")
+    return True
+
+
 def _connected(path: Path) -> contextlib.closing[sqlite3.Connection]:
     return contextlib.closing(sqlite3.connect(path, timeout=_TIMEOUT, isolation_level=None))
 
@@ -44,6 +63,7 @@ def _empty(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
 
 
+@functools.cache
 def _content() -> Savepoint:
     folder = paths.temporary_folder()
     try:
