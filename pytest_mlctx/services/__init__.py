@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_mlctx.services.alerts import Alert, AlertsService
-    from pytest_mlctx.services.base import Service, ServiceError
+    from pytest_mlctx.services.base import Service
+    from pytest_mlctx.services.errors import ServiceError
     from pytest_mlctx.services.logger import LoggerService
     from pytest_mlctx.services.mlflow import MlflowService, RunConfig
     from pytest_mlctx.services.requirements import reuse_requirements
@@ -30,7 +31,7 @@ _HOMES = {
     "MlflowService": "mlflow",
     "RunConfig": "mlflow",
     "Service": "base",
-    "ServiceError": "base",
+    "ServiceError": "errors",
     "reuse_requirements": "requirements",
 }
 

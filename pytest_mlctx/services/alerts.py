@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from pytest_mlctx.services.base import Service, ServiceError
+from pytest_mlctx.services.base import Service
+from pytest_mlctx.services.errors import ServiceError
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,6 +11,7 @@ from loguru import logger
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from pytest_mlctx.services import secrets, state
+from pytest_mlctx.services.errors import ServiceError
 from pytest_mlctx.services.state.leases import Lease, in_order, leases, numbers
 
 if TYPE_CHECKING:
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
-
-
-class ServiceError(Exception):
-    """A service cannot do what its configuration says, and the user can mend it: one sentence says how."""
 
 
 _lock = threading.RLock()

@@ -13,7 +13,8 @@ from loguru import logger
 from pydantic import field_validator
 
 from pytest_mlctx.services import state
-from pytest_mlctx.services.base import Service, ServiceError
+from pytest_mlctx.services.base import Service
+from pytest_mlctx.services.errors import ServiceError
 from pytest_mlctx.services.state.loguru import default_handlers, handlers
 
 if TYPE_CHECKING:

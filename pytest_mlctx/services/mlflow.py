@@ -15,8 +15,9 @@ from loguru import logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from pytest_mlctx.services import defaults, experiment_names, remote, runs, secrets, state, store, uris
-from pytest_mlctx.services.base import Service, ServiceError
+from pytest_mlctx.services.base import Service
 from pytest_mlctx.services.deadline import within
+from pytest_mlctx.services.errors import ServiceError
 
 if TYPE_CHECKING:
     import mlflow

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pytest_mlctx.services import deadline, secrets, uris
-from pytest_mlctx.services.base import ServiceError
+from pytest_mlctx.services.errors import ServiceError
 from pytest_mlctx.services.runs import opened_apart
 
 T = TypeVar("T")

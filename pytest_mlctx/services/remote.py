@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from pytest_mlctx.services import secrets, uris
-from pytest_mlctx.services.base import ServiceError
+from pytest_mlctx.services.errors import ServiceError
 
 Policy = Literal["refuse", "redirect", "allow"]
 

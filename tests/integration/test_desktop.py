@@ -22,7 +22,7 @@ from desktop_bus import Bus, Shown, session_bus
 import pytest_mlctx
 from pytest_mlctx.services import desktop as desktop_module
 from pytest_mlctx.services.alerts import AlertsService
-from pytest_mlctx.services.base import ServiceError
+from pytest_mlctx.services.errors import ServiceError
 
 UNSUPPORTED = "Notifications are not supported on this system.\n"
 CONSOLE = UNSUPPORTED + "[pytest-mlctx] title: message\n"

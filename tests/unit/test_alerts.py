@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from pytest_mlctx.services.alerts import Alert, AlertsService
-from pytest_mlctx.services.base import ServiceError
+from pytest_mlctx.services.errors import ServiceError
 
 SEVERITIES = ["DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"]
 UNSUPPORTED = "Notifications are not supported on this system.\n"

@@ -181,10 +181,12 @@ class ConfiguredLogger(Kind):
             if logger.__class__ is logging.PlaceHolder:
                 continue
             if logger.handlers or logger.level or not logger.propagate or logger.filters:  # type: ignore[union-attr]
-                if name != "alembic":  # MLflow configures it when it migrates a store
-                    cells.append((name, self._value(name, logger)))
-            else:
-                self._unconfigured.add(name)
+                value = self._value(name, logger)
+                if value.key != _UNCONFIGURED.key:  # by others than pytest and MLflow
+                    if name != "alembic":  # MLflow configures it when it migrates a store
+                        cells.append((name, value))
+                    continue
+            self._unconfigured.add(name)
         return cells
 
     def ignores_new(self, key: Any) -> bool:

@@ -1,0 +1,5 @@
+"""The error of what the user can mend."""
+
+
+class ServiceError(Exception):
+    """A service cannot do what its configuration says, and the user can mend it: one sentence says how."""
