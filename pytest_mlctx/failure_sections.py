@@ -13,26 +13,28 @@ import pytest
 from pytest_mlctx.lifecycle import Room
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Run, Trace
 
-    from pytest_mlctx.tracking import OpenedRun, Tracking
+    from pytest_mlctx.session import Session
+    from pytest_mlctx.tracking import OpenedRun
 
 _BESIDE_A_RUN = (
     "mlflow_run is the active run of this test: where the code under test opens its own, "
     "request mlflow_service instead, or open it with nested=True."
 )
-_MOST_RUNS = 10
+_MOST_RUNS = _MOST_TRACES = 10
+_MOST_SPANS = 50
 _MOST_FILES = 200  # that are asked for; a line shows fewer
 _DEADLINE = 5.0  # seconds for all that a store is asked about a test
 _UNITS = ("B", "kB", "MB", "GB")
 
 
 class FailureSections(Room):
-    """Adds the sections "MLflow runs" and "Alerts" beside pytest's own of captured output and logs."""
+    """Adds the sections "MLflow runs", "MLflow traces" and "Alerts" beside pytest's own."""
 
-    def __init__(self, config: pytest.Config, tracking: Tracking) -> None:
+    def __init__(self, config: pytest.Config, session: Session) -> None:
         self._wanted = config.option.showcapture != "no"
-        self._tracking = tracking
+        self._session, self._tracking = session, session.tracking
         self._sent = 0  # alerts of the tests before
 
     def before_setup(self, item: pytest.Item) -> None:
@@ -49,9 +51,20 @@ class FailureSections(Room):
         lines = _told([*self._tracking.runs, *runs])
         if lines:
             report.sections.append(("MLflow runs", "\n".join(map(_cut, lines))))
+        traces = _of_traces(self._session.traces.outbox) if "traces" in vars(self._session) else []
+        if traces:
+            report.sections.append(("MLflow traces", "\n".join(map(_cut, traces))))
         alerts = [f"{alert.level} {alert.title}: {alert.message}" for alert in _alerts()[self._sent :]]
         if alerts:
             report.sections.append(("Alerts", "\n".join(map(_cut, alerts))))
+
+
+def _of_traces(traces: list[Trace]) -> list[str]:
+    from pytest_mlctx.services.traces import lines
+
+    told = [line for trace in traces[:_MOST_TRACES] for line in islice(lines(trace), _MOST_SPANS)]
+    more = len(traces) - _MOST_TRACES
+    return [*told, f"… and {more} more traces"] if more > 0 else told
 
 
 def _requested(item: pytest.Item) -> Iterable[str]:

@@ -17,6 +17,7 @@ _SERVICES = {
     "mlflow_sandbox": "mlflow_service",
     "mlflow_sandbox_factory": "mlflow_service",
     "mlflow_run": "mlflow_service",
+    "mlflow_traces": "mlflow_service",
 }
 
 

@@ -13,6 +13,7 @@ from pytest_mlctx.session import Session
 
 if TYPE_CHECKING:
     import mlflow
+    from mlflow.entities import Trace
 
     from pytest_mlctx.baselines import Baseline
     from pytest_mlctx.isolation import Sandbox
@@ -157,6 +158,7 @@ def mlflow_service(
         request,
         _running(service),
         runs.tagging(session.tracking.tags, session.tracking.opened),
+        session.traces.handed_over(),
         session.isolated(service, request),
     )
 
@@ -183,6 +185,7 @@ def _sandboxed(session: Session, service: MlflowService) -> Iterator[MlflowServi
         runs.set_aside(),
         _running(service),
         runs.tagging(session.tracking.tags, session.tracking.opened),
+        session.traces.handed_over(),
         remote.standing_in(service.tracking_uri),
     ):
         yield service
@@ -215,6 +218,22 @@ def mlflow_sandbox_factory(
 
 
 @pytest.fixture
+def mlflow_traces(request: pytest.FixtureRequest) -> list[Trace]:
+    """The traces that this test has finished, oldest first, from any thread or task."""
+    from pytest_mlctx.services import traces
+
+    request.getfixturevalue(_service_of(request))
+    if reason := traces.incompatibility():
+        pytest.fail(reason, pytrace=False)
+    return Session.of(request.config).traces.outbox
+
+
+def _service_of(request: pytest.FixtureRequest) -> str:
+    """The fixture of the store that the test uses: the sandbox where it names one, in either order."""
+    return "mlflow_sandbox" if "mlflow_sandbox" in request.fixturenames else "mlflow_service"
+
+
+@pytest.fixture
 def mlflow_baseline(request: pytest.FixtureRequest) -> Callable[..., Baseline]:
     """What a metric of this test was in earlier sessions, to compare with by >=, <= or ==."""
     return Session.of(request.config).baselines.of(request.node)
@@ -223,8 +242,7 @@ def mlflow_baseline(request: pytest.FixtureRequest) -> Callable[..., Baseline]:
 @pytest.fixture
 def mlflow_run(request: pytest.FixtureRequest) -> Iterator[mlflow.ActiveRun]:
     """An active run of this test: named after it, tagged with its node id, closed with its outcome."""
-    sandboxed = "mlflow_sandbox" in request.fixturenames
-    request.getfixturevalue("mlflow_sandbox" if sandboxed else "mlflow_service")
+    request.getfixturevalue(_service_of(request))
     tracking = Session.of(request.config).tracking
     yield tracking.open(request.node)
     tracking.detach()

@@ -21,6 +21,7 @@ Role = Literal[
     "unserved",
     "recording",
     "test_facts",
+    "traces",
     "tracking",
 ]
 
@@ -35,6 +36,7 @@ _ORDER: tuple[Role, ...] = (
     "late_threads",
     "unserved",
     "recording",
+    "traces",
     "test_facts",  # reads the runs of a test when they are closed
     "tracking",  # knows of a test before the innermost, pytest itself, runs it
 )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no
     from pytest_mlctx.services import MlflowService
     from pytest_mlctx.services.records import Records
     from pytest_mlctx.test_facts import TestFacts
+    from pytest_mlctx.traces import Traces
     from pytest_mlctx.tracking import Tracking
 
 T = TypeVar("T")
@@ -237,7 +238,7 @@ class Session:
             self._config.add_cleanup(state.watch(self._config.rootpath))
             self.lifecycle.join("guard", self.guard, request)
             self.lifecycle.join("tracking", self.tracking, request)
-            self.lifecycle.join("failure_sections", FailureSections(self._config, self.tracking))
+            self.lifecycle.join("failure_sections", FailureSections(self._config, self))
             self.lifecycle.join("redaction", Redaction(self._config))
             if "mlflow" not in self.settings.autouse:
                 from pytest_mlctx.unserved import FirstUnserved
@@ -266,6 +267,15 @@ class Session:
         if self.active or self.workers_active:
             return []  # what its tests left is named as theirs
         return sorted(self._mlflow_files() - self._files_before)
+
+    @cached_property
+    def traces(self) -> Traces:
+        """The traces of each test."""
+        from pytest_mlctx.traces import Traces
+
+        traces = Traces(self.late_threads)
+        self.lifecycle.join("traces", traces)
+        return traces
 
     @cached_property
     def artifacts(self) -> Artifacts:

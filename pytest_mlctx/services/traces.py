@@ -1,0 +1,120 @@
+"""Every trace that this process finishes: handed over when it does, whatever exports it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+_OPEN = ("IN_PROGRESS", "TRACE_STATUS_UNSPECIFIED", "STATE_UNSPECIFIED")
+
+
+@contextmanager
+def handed_over(begun: Callable[[], Callable[[Any], None] | None]) -> Iterator[None]:
+    """Within the block each finished trace (``mlflow.entities.Trace``) is handed over.
+
+    All ways lead through ``InMemoryTraceManager``: decorators, the fluent and the client API, autologging.
+
+    Args:
+        begun: asked when a trace begins, in the thread that begins it: to whom it is handed over, if anybody.
+    """
+    manager: Any = import_module("mlflow.tracing.trace_manager").InMemoryTraceManager
+    register, pop = manager.register_trace, manager.pop_trace
+    receivers: dict[int, Callable[[Any], None]] = {}
+
+    @functools.wraps(register)
+    def register_trace(self: Any, otel_trace_id: int, *arguments: Any, **named: Any) -> Any:
+        receiver = begun()
+        if receiver is not None:
+            receivers[otel_trace_id] = receiver
+        return register(self, otel_trace_id, *arguments, **named)
+
+    @functools.wraps(pop)
+    def pop_trace(self: Any, otel_trace_id: int) -> Any:
+        popped = pop(self, otel_trace_id)
+        receiver = receivers.pop(otel_trace_id, None)
+        trace = getattr(popped, "trace", popped)  # MLflow 3, and 2
+        if trace is not None and receiver is not None and state(trace) not in _OPEN:
+            receiver(trace)
+        return popped
+
+    manager.register_trace, manager.pop_trace = register_trace, pop_trace
+    try:
+        yield
+    finally:
+        for name, own, original in (
+            ("register_trace", register_trace, register),
+            ("pop_trace", pop_trace, pop),
+        ):
+            if getattr(manager, name) is own:
+                setattr(manager, name, original)
+
+
+def state(trace: Any) -> str:
+    """``OK`` or ``ERROR``; of one that was left open another."""
+    found = getattr(trace.info, "state", None) or trace.info.status  # MLflow 3, and 2
+    return str(getattr(found, "value", found))
+
+
+def incompatibility() -> str | None:
+    """Why this MLflow records no traces; None where it does."""
+    mlflow, telemetry = version("mlflow-skinny"), version("opentelemetry-sdk")
+    if _numbers(mlflow) >= (3, 5) or _numbers(telemetry) < (1, 36):
+        return None
+    return (
+        f"MLflow {mlflow} records no traces beside opentelemetry-sdk {telemetry}: "
+        "install 'opentelemetry-sdk<1.36', or MLflow 3.5 or newer."
+    )
+
+
+def _numbers(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
+
+
+def lines(trace: Any) -> Iterator[str]:
+    """The trace and the tree of its spans, a line for each."""
+    info = trace.info
+    took = getattr(info, "execution_duration", None) or getattr(info, "execution_time_ms", None)
+    seconds = f", {took / 1000:.2f} s" if took else ""
+    tokens = (getattr(info, "token_usage", None) or {}).get("total_tokens")
+    name = getattr(info, "trace_id", None) or info.request_id
+    yield f"trace {name}: {state(trace)}{seconds}{f', {tokens} tokens' if tokens else ''}"
+    below: dict[str | None, list[Any]] = {}
+    known = {span.span_id for span in trace.data.spans}
+    for span in trace.data.spans:
+        below.setdefault(span.parent_id if span.parent_id in known else None, []).append(span)
+
+    def tree(parent: str | None, indent: str) -> Iterator[str]:
+        for span in sorted(below.get(parent, ()), key=lambda span: span.start_time_ns):
+            yield indent + _told(span)
+            yield from tree(span.span_id, indent + "  ")
+
+    yield from tree(None, "    ")
+
+
+def _told(span: Any) -> str:
+    took = f" {(span.end_time_ns - span.start_time_ns) / 1e9:.2f} s" if span.end_time_ns else ", left open"
+    kind = f" {span.span_type}" if span.span_type not in (None, "UNKNOWN") else ""
+    passed = [
+        f"{name} {_short(value)}" for name, value in (("in", span.inputs), ("out", span.outputs)) if value
+    ]
+    status = str(getattr(span.status.status_code, "value", span.status.status_code))
+    wrong = [f"{status}: {_exception(span) or span.status.description}"] if status == "ERROR" else []
+    return f"{span.name}{kind}{took}{''.join(f', {part}' for part in passed + wrong)}"
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _exception(span: Any) -> str:
+    for event in span.events:
+        attributes = event.attributes or {}
+        if "exception.type" in attributes:
+            return f"{attributes['exception.type']}: {attributes.get('exception.message', '')}"
+    return ""

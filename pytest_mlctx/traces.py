@@ -1,0 +1,62 @@
+"""A test and its traces: the outbox that each test has of what it finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_mlctx.lifecycle import Room
+
+if TYPE_CHECKING:
+    from mlflow.entities import Trace
+
+    from pytest_mlctx.late_threads import LateThreads
+
+
+class Traces(Room):
+    """Follows traces while the MLflow service is in force.
+
+    Attributes:
+        outbox: the traces that the test finished, oldest first; of each attempt at it another list.
+    """
+
+    def __init__(self, late_threads: LateThreads) -> None:
+        self._late_threads = late_threads
+        self._listens = False
+        self._of_fixtures = 0  # of higher scope, which are in the middle of their setup
+        self.outbox: list[Trace] = []
+
+    @contextmanager
+    def handed_over(self) -> Iterator[None]:
+        """Within the block traces go to the outbox of the test that began them; in a block in it once."""
+        from pytest_mlctx.services import traces
+
+        with nullcontext() if self._listens else traces.handed_over(self._receiver):
+            before, self._listens = self._listens, True
+            try:
+                yield
+            finally:
+                self._listens = before
+
+    def _receiver(self) -> Callable[[Any], None] | None:
+        try:
+            self._late_threads.check()
+        except RuntimeError:  # of a test before
+            return None
+        return None if self._of_fixtures else self.outbox.append
+
+    def before_setup(self, item: pytest.Item) -> None:
+        """Begin a test, or another attempt at it."""
+        self.outbox = []
+
+    @contextmanager
+    def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        """The traces of a fixture of higher scope are no test's."""
+        self._of_fixtures += 1
+        try:
+            yield
+        finally:
+            self._of_fixtures -= 1

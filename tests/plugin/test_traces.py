@@ -1,0 +1,244 @@
+"""mlflow_traces is the outbox of a test's traces, and a failing test shows them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pytest_mlctx.services import traces
+
+pytestmark = [
+    pytest.mark.usefixtures("mlflow_imported", "no_other_plugin"),
+    pytest.mark.skipif(traces.incompatibility() is not None, reason=str(traces.incompatibility())),
+]
+
+HEAD = """
+    import asyncio, threading
+    from concurrent.futures import ThreadPoolExecutor
+    import mlflow, pytest
+
+    @mlflow.trace(span_type="TOOL")
+    def search(query):
+        if query == "bad":
+            raise ValueError("nothing found")
+        return [query] * 2
+
+    @mlflow.trace(span_type="AGENT")
+    def agent(question):
+        return search(question)
+"""
+
+
+def run(pytester: pytest.Pytester, source: str, *args: str) -> pytest.RunResult:
+    pytester.makepyfile(test_it=HEAD + source)
+    return pytester.runpytest_inprocess(*args)
+
+
+def test_the_traces_of_a_test_are_in_its_outbox(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+    def test_one(mlflow_traces):
+        agent("a")
+        (trace,) = mlflow_traces
+        assert isinstance(trace, mlflow.entities.Trace)
+        (tool,) = trace.search_spans(span_type="TOOL")
+        assert tool.inputs == {"query": "a"} and tool.outputs == ["a", "a"]
+
+    def test_another_starts_empty(mlflow_traces):
+        assert mlflow_traces == []
+        agent("b"); agent("c")
+        assert [trace.data.spans[0].inputs["question"] for trace in mlflow_traces] == ["b", "c"]
+
+    def test_that_does_not_ask():
+        agent("d")
+
+    def test_an_exception(mlflow_traces):
+        with pytest.raises(ValueError):
+            agent("bad")
+        (trace,) = mlflow_traces
+        assert {str(span.status.status_code.value) for span in trace.data.spans} == {"ERROR"}
+
+    def test_the_outbox_has_what_the_store_has(mlflow_traces):
+        agent("e")
+        (trace,) = mlflow_traces
+        (stored,) = mlflow.search_traces(return_type="list")
+        assert stored.info.trace_id == trace.info.trace_id
+        assert [span.name for span in stored.data.spans] == [span.name for span in trace.data.spans]
+
+    def test_in_a_sandbox(mlflow_traces, mlflow_sandbox, mlflow_service):
+        agent("f")
+        (trace,) = mlflow_traces
+        assert len(mlflow.search_traces(return_type="list")) == 1
+
+    def test_in_a_sandbox_in_the_other_order(mlflow_sandbox, mlflow_traces):
+        agent("g")
+        assert len(mlflow_traces) == 1
+
+    def test_by_hand(mlflow_traces):
+        with mlflow.start_span("by hand") as span:
+            span.set_inputs({"x": 1})
+            assert mlflow_traces == []
+        assert [trace.data.spans[0].name for trace in mlflow_traces] == ["by hand"]
+        """,
+        "-p",
+        "no:randomly",
+    )
+    result.assert_outcomes(passed=8)
+
+
+def test_threads_and_tasks(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+    def test_threads(mlflow_traces):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(agent, "abcdefgh"))
+        thread = threading.Thread(target=agent, args=("i",)); thread.start(); thread.join()
+        asked = sorted(trace.search_spans(name="agent")[0].inputs["question"] for trace in mlflow_traces)
+        assert asked == list("abcdefghi")
+
+    def test_tasks(mlflow_traces):
+        @mlflow.trace
+        async def ask(question):
+            await asyncio.sleep(0.01)
+            return search(question)
+
+        async def main():
+            await asyncio.gather(*map(ask, "abc"))
+
+        asyncio.run(main())
+        assert sorted(len(trace.data.spans) for trace in mlflow_traces) == [2, 2, 2]
+
+    def test_a_generator(mlflow_traces):
+        @mlflow.trace
+        def count():
+            yield from range(3)
+
+        assert list(count()) == [0, 1, 2]
+        (trace,) = mlflow_traces
+        assert trace.data.spans[0].outputs is not None
+
+    release = threading.Event()
+
+    def late():
+        with mlflow.start_span("begun by the test before"):
+            release.wait(5)
+        agent("late")
+
+    def test_leaves_a_thread(mlflow_traces):
+        global thread
+        thread = threading.Thread(target=late); thread.start()
+        while not thread.is_alive(): pass
+        import time; time.sleep(0.1)
+
+    def test_is_not_given_what_the_thread_traces(mlflow_traces):
+        release.set(); thread.join()
+        agent("own")
+        (trace,) = mlflow_traces
+        assert trace.search_spans(name="agent")[0].inputs == {"question": "own"}
+        """,
+        "-p",
+        "no:randomly",
+    )
+    result.assert_outcomes(passed=5)
+
+
+def test_the_traces_of_a_module_fixture_are_no_tests(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+    @pytest.fixture(scope="module")
+    def answered(mlflow_service):
+        agent("once")
+
+    def test(mlflow_traces, answered):
+        assert mlflow_traces == []
+        assert len(mlflow.search_traces(return_type="list")) == 1
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_each_attempt_has_its_own(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+    attempts = []
+
+    def test(mlflow_traces):
+        attempts.append(mlflow_traces)
+        agent("a")
+        assert len(mlflow_traces) == 1
+        assert len(attempts) == 2
+        """,
+        "-p",
+        "pytest_rerunfailures",
+        "--reruns=1",
+    )
+    assert "1 passed, 1 rerun" in result.outlines[-1]
+
+
+def test_a_failing_test_shows_its_traces(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+    def test_passes(mlflow_service):
+        agent("before")
+
+    def test_fails(mlflow_service):
+        agent("a")
+        with pytest.raises(ValueError): agent("bad")
+        with mlflow.start_span("https://me:geheim@host"): pass
+        assert 0
+
+    def test_many(mlflow_service):
+        for _ in range(12): agent("x" * 100)
+        assert 0
+        """,
+        "-p",
+        "no:randomly",
+    )
+    text = result.stdout.str()
+    section = re.search(r"-+ MLflow traces -+\n(.*?)\n(?:-{5}|_{5})", text, re.S)
+    assert section is not None
+    lines = section[1].splitlines()
+    assert re.fullmatch(r"trace tr-\w+: OK(, \d+\.\d\d s)?", lines[0])
+    assert re.fullmatch(r"    agent AGENT \d\.\d\d s, in \{'question': 'a'\}, out \['a', 'a'\]", lines[1])
+    assert re.fullmatch(r"      search TOOL \d\.\d\d s, in \{'query': 'a'\}, out \['a', 'a'\]", lines[2])
+    assert lines[3].startswith("trace ")
+    assert ": ERROR" in lines[3]
+    assert re.search(r"search TOOL .* in \{'query': 'bad'\}, ERROR: ValueError: nothing found$", lines[5])
+    assert "geheim" not in text
+    assert "before" not in section[1]
+    assert "… and 2 more traces" in text
+    assert "{'question': 'xxxxxxxx" in text
+    assert "'x" + "x" * 90 not in text.rpartition("MLflow traces")[2]
+
+
+def test_show_capture_no_leaves_them_out(pytester: pytest.Pytester) -> None:
+    source = "\n    def test_fails(mlflow_service):\n        agent('a')\n        assert 0\n"
+    assert "MLflow traces" not in run(pytester, source, "--show-capture=no").stdout.str()
+
+
+def test_a_span_that_is_left_open_is_named_and_is_no_trace(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+    def test_leaves_one(mlflow_traces):
+        global kept
+        kept = mlflow.start_span("left"); kept.__enter__()
+        assert mlflow_traces == []
+
+    def test_after(mlflow_traces):
+        agent("a")
+        (trace,) = mlflow_traces
+        assert trace.data.spans[0].parent_id is None
+        """,
+        "-p",
+        "no:randomly",
+        "--mlctx-leaks=warn",
+    )
+    result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(["*test_leaves_one: *span 'left' left open*"])
