@@ -64,7 +64,7 @@ def test_the_traces_of_a_test_are_in_its_outbox(pytester: pytest.Pytester) -> No
         agent("e")
         (trace,) = mlflow_traces
         (stored,) = mlflow.search_traces(return_type="list")
-        assert stored.info.trace_id == trace.info.trace_id
+        assert stored.info.request_id == trace.info.request_id  # of both MLflow 2 and 3
         assert [span.name for span in stored.data.spans] == [span.name for span in trace.data.spans]
 
     def test_in_a_sandbox(mlflow_traces, mlflow_sandbox, mlflow_service):
@@ -177,7 +177,7 @@ def test_each_attempt_has_its_own(pytester: pytest.Pytester) -> None:
         "pytest_rerunfailures",
         "--reruns=1",
     )
-    assert "1 passed, 1 rerun" in result.outlines[-1]
+    assert re.search("1 passed.*, 1 rerun", result.outlines[-1])
 
 
 def test_a_failing_test_shows_its_traces(pytester: pytest.Pytester) -> None:
@@ -204,7 +204,7 @@ def test_a_failing_test_shows_its_traces(pytester: pytest.Pytester) -> None:
     section = re.search(r"-+ MLflow traces -+\n(.*?)\n(?:-{5}|_{5})", text, re.S)
     assert section is not None
     lines = section[1].splitlines()
-    assert re.fullmatch(r"trace tr-\w+: OK(, \d+\.\d\d s)?", lines[0])
+    assert re.fullmatch(r"trace \S+: OK(, \d+\.\d\d s)?", lines[0])
     assert re.fullmatch(r"    agent AGENT \d\.\d\d s, in \{'question': 'a'\}, out \['a', 'a'\]", lines[1])
     assert re.fullmatch(r"      search TOOL \d\.\d\d s, in \{'query': 'a'\}, out \['a', 'a'\]", lines[2])
     assert lines[3].startswith("trace ")
@@ -240,5 +240,5 @@ def test_a_span_that_is_left_open_is_named_and_is_no_trace(pytester: pytest.Pyte
         "no:randomly",
         "--mlctx-leaks=warn",
     )
-    result.assert_outcomes(passed=2, warnings=1)
+    result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*test_leaves_one: *span 'left' left open*"])
