@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +25,7 @@ _BESIDE_A_RUN = (
 )
 _MOST_RUNS = _MOST_TRACES = 10
 _MOST_SPANS = 50
+_LAST_LINES = 40  # of the server's log
 _MOST_FILES = 200  # that are asked for; a line shows fewer
 _DEADLINE = 5.0  # seconds for all that a store is asked about a test
 _UNITS = ("B", "kB", "MB", "GB")
@@ -36,10 +38,13 @@ class FailureSections(Room):
         self._wanted = config.option.showcapture != "no"
         self._session, self._tracking = session, session.tracking
         self._sent = 0  # alerts of the tests before
+        self._logged = 0  # bytes of the server's log before the test
 
     def before_setup(self, item: pytest.Item) -> None:
-        """Count the alerts of the tests before."""
+        """Count the alerts of the tests before, and what their requests have left in the server's log."""
         self._sent = len(_alerts())
+        served = self._session.served
+        self._logged = 0 if served is None else Path(served.log).stat().st_size
 
     def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Say what was tracked until a phase of the test failed."""
@@ -51,6 +56,11 @@ class FailureSections(Room):
         lines = _told([*self._tracking.runs, *runs])
         if lines:
             report.sections.append(("MLflow runs", "\n".join(map(_cut, lines))))
+        if self._session.served is not None and "mlflow_server" in _requested(item):
+            log = Path(self._session.served.log).read_bytes()[self._logged :].decode(errors="replace")
+            last = log.splitlines()[-_LAST_LINES:]
+            if last:
+                report.sections.append(("MLflow server", "\n".join(last)))
         traces = _of_traces(self._session.traces.outbox) if "traces" in vars(self._session) else []
         if traces:
             report.sections.append(("MLflow traces", "\n".join(map(_cut, traces))))

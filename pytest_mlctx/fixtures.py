@@ -217,6 +217,33 @@ def mlflow_sandbox_factory(
     return sandbox
 
 
+@pytest.fixture(scope="session")
+def mlflow_server_config() -> dict[str, Any]:
+    """The app and environment of mlflow_server; override it in a conftest to change one."""
+    return {"app": "", "environment": {}}
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    request: pytest.FixtureRequest,
+    _mlctx_active: None,
+    mlflow_server_config: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
+    """The base URL of a real MLflow server on loopback, one for the session and all of xdist's workers."""
+    from pytest_mlctx.services import ServiceError
+
+    session = Session.of(request.config)
+    if unknown := mlflow_server_config.keys() - {"app", "environment"}:
+        name = sorted(unknown)[0]
+        pytest.fail(f"mlflow_server_config: {name!r} is not known, use app and environment.", pytrace=False)
+    try:
+        return session.enter(request, session.server(mlflow_server_config, tmp_path_factory.getbasetemp()))
+    except ServiceError as error:
+        mistake = str(error)
+    pytest.fail(mistake, pytrace=False)
+
+
 @pytest.fixture
 def mlflow_traces(request: pytest.FixtureRequest) -> list[Trace]:
     """The traces that this test has finished, oldest first, from any thread or task."""

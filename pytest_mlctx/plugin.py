@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mlctx import options, settings
-from pytest_mlctx.session import ACTIVE, Session
+from pytest_mlctx.session import ACTIVE, CONTROLLER, Session
 
 if TYPE_CHECKING:
     import argparse
@@ -108,6 +108,12 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     mlctx = session.config.stash.get(Session.key, None)
     if mlctx is not None and not session.config.option.collectonly:
         mlctx.record()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker with which process the session ends."""
+    node.workerinput[CONTROLLER] = os.getpid()
 
 
 @pytest.hookimpl(optionalhook=True)

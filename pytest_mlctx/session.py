@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no
     from pytest_mlctx.recording import Recording
     from pytest_mlctx.services import MlflowService
     from pytest_mlctx.services.records import Records
+    from pytest_mlctx.services.server import Server
     from pytest_mlctx.test_facts import TestFacts
     from pytest_mlctx.traces import Traces
     from pytest_mlctx.tracking import Tracking
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 # What MLflow's defaults write, as `services.state.files` knows it: an unused session imports no services.
 MLFLOW_FILES = ("mlflow.db", "mlruns", "mlartifacts")
+CONTROLLER = "mlctx_controller"
+"""The process id of xdist's controller, in what it hands to its workers."""
 ACTIVE = "mlctx_active"
 """Says of an xdist worker, in its output, that it used a service."""
 
@@ -51,6 +54,7 @@ class Session:
         self.began = time.monotonic()
         self.active = False
         self._own_stores = 0
+        self.served: Server | None = None  # once a test asks for it
         self.recording: Recording | None = None
         self.test_facts: TestFacts | None = None
         self._reuses_requirements = False
@@ -307,6 +311,23 @@ class Session:
             yield Sandbox(self.artifacts, sandbox)
         finally:
             sandbox.close()
+
+    @contextmanager
+    def server(self, config: dict[str, Any], basetemp: Path) -> Iterator[str]:
+        """A server of this process, or of the session's where xdist runs it; its URL."""
+        from pytest_mlctx.services import server
+
+        controller = getattr(self._config, "workerinput", {}).get(CONTROLLER)
+        if controller is None:
+            self.served = server.start(basetemp / "mlctx-server", **config)
+        else:
+            self.served = server.shared(basetemp.parent / "mlctx-server", controller, **config)
+        self.environment.asked_for.add(self.served.url)  # no concern of --mlctx-remote
+        try:
+            yield self.served.url
+        finally:
+            if controller is None:
+                server.stop(self.served)
 
     @contextmanager
     def own_store(self) -> Iterator[str]:

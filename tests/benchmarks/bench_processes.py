@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +162,39 @@ def bench_unused(measure: Any, tmp_path: Path, installations: dict[str, Path], t
         way,
         lambda: suite(tmp_path, UNUSED, installations[way]),
     )
+
+
+@pytest.mark.parametrize("way", ["mlflow server", "ours"])
+@pytest.mark.parametrize("turn", range(2))
+def bench_server(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
+    measure("a server until it answers", way, lambda: ready(tmp_path, by_hand=way == "mlflow server"))
+
+
+def ready(folder: Path, *, by_hand: bool) -> float:
+    """Seconds until a server answers a question of its store."""
+    began = time.perf_counter()
+    if not by_hand:
+        from pytest_mlctx.services import server
+
+        running = server.start(folder / "server")
+        seconds = time.perf_counter() - began
+        server.stop(running)
+        return seconds
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = f"sqlite:///{folder}/mlflow.db"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--backend-store-uri", store]
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    question = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    try:
+        while time.perf_counter() - began < 180:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(question, timeout=60).close()
+                break
+            time.sleep(0.05)
+        return time.perf_counter() - began
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
 FIXTURES = {
     "logger_service", "alerts_service", "mlflow_service", "logger_config", "alerts_config", "mlflow_config",
     "alerts_outbox", "mlflow_run", "mlflow_sandbox", "mlflow_sandbox_factory", "mlflow_baseline",
-    "mlflow_traces",
+    "mlflow_traces", "mlflow_server", "mlflow_server_config",
 }  # fmt: skip
 
 
