@@ -83,7 +83,14 @@ def test_one_server_for_the_session(suite, told, workers):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "xdist"])
 def test_it_ends_with_a_session_that_is_killed(tmp_path, told, number, workers):
     (tmp_path / "test_it.py").write_text(
@@ -209,7 +216,7 @@ def test_basic_auth(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "turns", [2, pytest.param(20, marks=pytest.mark.slow)], ids=["a sample", "twenty times"]
+    "turns", [1, pytest.param(20, marks=pytest.mark.slow)], ids=["a sample", "twenty times"]
 )
 def test_nothing_is_left_of_many(tmp_path, turns):
     for turn in range(turns):
