@@ -12,7 +12,27 @@ import pytest
 
 pytest_plugins = ("pytester",)
 
+# What is run against each minor version of MLflow: about a minute.
+CONTRACT = {
+    "test_failure_sections.py",
+    "test_new_files.py",
+    "test_recording.py",
+    "test_run.py",
+    "test_runs.py",
+    "test_sandbox.py",
+    "test_stores_option.py",
+    "test_traces.py",
+}
+
 _OUTER = ("MLFLOW_", "_MLFLOW_", "OTEL_", "PYTEST_XDIST_", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "MLCTX_")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the contract, before -m selects by it."""
+    for item in items:
+        if item.path.name in CONTRACT:
+            item.add_marker("contract")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -41,6 +61,16 @@ def mlflow_imported(ours_imported: None) -> None:
     """The same with mlflow: it takes seconds, and neither numpy nor a flavour can be loaded twice."""
     import mlflow.sklearn
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+@pytest.fixture
+def put_back() -> Iterator[None]:
+    """For suites that use MLflow by themselves and are run in this process: its state is put back."""
+    from pytest_mlctx.services import state
+
+    before = state.capture("mlflow", "environment")
+    yield
+    state.restore(before)
 
 
 @pytest.fixture

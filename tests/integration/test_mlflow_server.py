@@ -73,7 +73,11 @@ def is_gone(url: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param((), marks=pytest.mark.slow), ("-p", "xdist", "-n", "2")],
+    ids=["alone", "xdist"],
+)
 def test_one_server_for_the_session(suite, told, workers):
     result = suite(SUITE, *workers, env=environment(TOLD=str(told)))
     assert "4 passed" in result.stdout, result.stdout
@@ -91,7 +95,11 @@ def test_one_server_for_the_session(suite, told, workers):
         pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "workers",
+    [(), pytest.param(("-p", "xdist", "-n", "2"), marks=pytest.mark.slow)],
+    ids=["alone", "xdist"],
+)
 def test_it_ends_with_a_session_that_is_killed(tmp_path, told, number, workers):
     (tmp_path / "test_it.py").write_text(
         "import os, pathlib, time\n"
@@ -133,6 +141,7 @@ def test_its_log_is_in_the_report_of_a_test_that_fails(suite, told):
     assert "before" not in section
 
 
+@pytest.mark.slow
 def test_a_redirecting_session_reaches_it(suite, told):
     result = suite(
         """
@@ -148,6 +157,7 @@ def test_a_redirecting_session_reaches_it(suite, told):
     assert "1 passed" in result.stdout, result.stdout
 
 
+@pytest.mark.slow
 def test_the_service_tracks_to_it(suite, told):
     (suite.folder).mkdir()
     (suite.folder / "conftest.py").write_text(
@@ -215,9 +225,7 @@ def test_basic_auth(tmp_path, monkeypatch):
     assert is_gone(running.url)
 
 
-@pytest.mark.parametrize(
-    "turns", [1, pytest.param(20, marks=pytest.mark.slow)], ids=["a sample", "twenty times"]
-)
+@pytest.mark.parametrize("turns", [pytest.param(20, marks=pytest.mark.slow)], ids=["twenty times"])
 def test_nothing_is_left_of_many(tmp_path, turns):
     for turn in range(turns):
         running = server.start(tmp_path / str(turn))

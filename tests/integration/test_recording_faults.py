@@ -75,6 +75,7 @@ def test_records_on_a_server(suite, server_url, monkeypatch):
     assert [each.path for each in client.list_artifacts(failed.info.run_id)] == ["failure.txt"]
 
 
+@pytest.mark.slow
 def test_few_requests_a_test(suite, server_url):
     suite.folder.mkdir()
     (suite.folder / "conftest.py").write_text(
@@ -113,6 +114,7 @@ def _works_in(pid: str, folder: Path) -> bool:
         return False
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount")
 def test_a_store_that_is_read_only(suite, small_disk):
@@ -125,6 +127,7 @@ def test_a_store_that_is_read_only(suite, small_disk):
     )
 
 
+@pytest.mark.slow
 def test_a_store_that_is_taken_away_in_the_middle(suite, tmp_path):
     """SQLite then calls its file a readonly database."""
     (tmp_path / "here").mkdir()
@@ -138,6 +141,7 @@ def test_a_store_that_is_taken_away_in_the_middle(suite, tmp_path):
     assert statuses(tmp_path / "there" / "tests.db")["test", "FINISHED"] == 5
 
 
+@pytest.mark.slow
 @linux
 def test_a_disk_that_fills(suite, small_disk):
     disk = small_disk(5_000)
@@ -181,6 +185,7 @@ def test_a_worker_that_is_killed(suite):
     assert len(crashes) == 2
 
 
+@pytest.mark.slow
 @linux
 def test_the_runs_of_a_worker_that_is_killed_are_closed(suite):
     """On the store that was named; they are children of the record of their test where it keeps records."""
@@ -220,6 +225,7 @@ def test_a_session_that_is_killed_is_closed_by_the_next(suite):
     }
 
 
+@pytest.mark.slow
 @linux
 def test_ctrl_c_in_a_test(suite):
     result = suite(
@@ -235,6 +241,7 @@ def test_ctrl_c_in_a_test(suite):
     }
 
 
+@pytest.mark.slow
 def test_two_sessions_at_once_on_one_empty_file(suite):
     suite.folder.mkdir()
     (suite.folder / "test_it.py").write_text(

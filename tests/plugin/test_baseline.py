@@ -6,16 +6,13 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from recorded import records
 
-from pytest_mlctx.services import state
-
-pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
+pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin", "put_back")
 RECORD = "--mlctx-record=sqlite:///tests.db"
 
 GATE = """
@@ -24,14 +21,6 @@ GATE = """
     def test(mlflow_baseline):
         assert float(os.environ["VALUE"]) >= mlflow_baseline("accuracy", rel=0.02)
 """
-
-
-@pytest.fixture(autouse=True)
-def _given_back() -> Iterator[None]:
-    """As sessions are run in this process."""
-    before = state.capture("mlflow", "environment")
-    yield
-    state.restore(before)
 
 
 class Suite:
@@ -349,7 +338,11 @@ def test_the_table_of_all_gates(suite: Suite, monkeypatch: pytest.MonkeyPatch) -
     assert named["mlctx.gate.accuracy"] == "0.89, held, -0.01 (-1.11%)"
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "workers",
+    [(), pytest.param(("-p", "xdist", "-n", "2"), marks=pytest.mark.slow)],
+    ids=["alone", "xdist"],
+)
 def test_parametrized_classes_unittest_and_async(suite: Suite, workers: tuple[str, ...]) -> None:
     suite.write("""
         import unittest

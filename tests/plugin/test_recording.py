@@ -6,25 +6,14 @@ import importlib.util
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from recorded import Recorded, records
 
-from pytest_mlctx.services import state
-
-pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
+pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin", "put_back")
 RECORD = "--mlctx-record=sqlite:///tests.db"
-
-
-@pytest.fixture(autouse=True)
-def _given_back() -> Iterator[None]:
-    """Suites that use MLflow by themselves leave its state changed, and some are run in this process."""
-    before = state.capture("mlflow", "environment")
-    yield
-    state.restore(before)
 
 
 OUTCOMES = """

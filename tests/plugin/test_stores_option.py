@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
+pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin", "put_back")
 
 SUITE = """
     import mlflow, pytest

@@ -46,7 +46,7 @@ def put_tables(path: Path) -> bool:
         OSError: the template can't be made.
         sqlite3.Error: the file can't be written, or stays locked for 60 s.
     """
-    content = _content()
+    content = _kept_content()
     with _connected(path) as connection, transaction(connection):
         if not _empty(connection):
             return False
@@ -63,7 +63,6 @@ def _empty(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
 
 
-@functools.cache
 def _content() -> Savepoint:
     folder = paths.temporary_folder()
     try:
@@ -73,3 +72,7 @@ def _content() -> Savepoint:
             return Savepoint.take(connection)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+_kept_content = functools.cache(_content)
+"""The same, for many files."""

@@ -5,26 +5,18 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_mlctx.services import state
+from pytest_mlctx.services.state.mlflow_stores import Engine
 from pytest_mlctx.services.store import new_files
 
 from .conftest import content, query
 
-pytestmark = pytest.mark.usefixtures("mlflow_imported")
-
-
-@pytest.fixture(autouse=True)
-def _given_back() -> Iterator[None]:
-    before = state.capture("mlflow", "environment")
-    yield
-    state.restore(before)
+pytestmark = pytest.mark.usefixtures("mlflow_imported", "put_back")
 
 
 @pytest.fixture
@@ -102,6 +94,8 @@ def test_a_file_that_has_tables_is_left_to_mlflow(tmp_path: Path, migrations: li
 def test_a_database_in_memory_is_left_to_mlflow(migrations: list[str]) -> None:
     import mlflow
 
+    for engines in Engine().maps().values():
+        engines.pop("sqlite://", None)
     with new_files.from_template():
         mlflow.MlflowClient("sqlite://").search_experiments()
     assert len(migrations) == 1
