@@ -203,10 +203,15 @@ def session(pytester: pytest.Pytester, no_other_plugin: None, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("ini", "conftest", "args"),
     [
-        ("", "", ["-p", "no:mlctx"]),
-        ("", "", []),
+        pytest.param("", "", ["-p", "no:mlctx"], marks=pytest.mark.slow),
+        pytest.param("", "", [], marks=pytest.mark.slow),
         (AUTOUSE, "", []),
-        (AUTOUSE + "\nmlctx_leaks = error", REVERSED, ["-k", "not application"]),  # that one leaves handlers
+        pytest.param(
+            AUTOUSE + "\nmlctx_leaks = error",
+            REVERSED,
+            ["-k", "not application"],  # that one leaves handlers
+            marks=pytest.mark.slow,
+        ),
         (AUTOUSE, "", ["-p", "xdist", "-n2"]),
     ],
     ids=["without", "unused", "in force", "reversed and judged", "workers"],

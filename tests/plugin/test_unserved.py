@@ -169,7 +169,7 @@ def test_a_store_that_was_asked_for_is_no_news(pytester: pytest.Pytester) -> Non
     assert (pytester.path / "mlflow.db").exists()
 
 
-@pytest.mark.parametrize("served", [SERVED, ""])
+@pytest.mark.parametrize("served", [SERVED, pytest.param("", marks=pytest.mark.slow)])
 def test_under_xdist(pytester: pytest.Pytester, served: str) -> None:
     suite = UNUSED + served
     (line,) = said(pytester, suite, "-p", "xdist", "-n1")
