@@ -32,6 +32,19 @@ TEN = """
 """
 
 
+# Tells at the end what was asked of servers.
+ASKED = """
+import requests
+asked, original = [], requests.Session.request
+def request(self, method, url, **more):
+    asked.append((method, url))
+    return original(self, method, url, **more)
+requests.Session.request = request
+def pytest_unconfigure():
+    for method, url in asked: print('ASKED', method, url)
+"""
+
+
 def statuses(store: Path) -> Counter[tuple[str, str]]:
     """What kind of record has which status, how often."""
     with closing(sqlite3.connect(store)) as connection:
@@ -78,20 +91,34 @@ def test_records_on_a_server(suite, server_url, monkeypatch):
 @pytest.mark.slow
 def test_few_requests_a_test(suite, server_url):
     suite.folder.mkdir()
-    (suite.folder / "conftest.py").write_text(
-        "import requests\n"
-        "asked, original = [], requests.Session.request\n"
-        "def request(self, method, url, **more):\n"
-        "    asked.append((method, url))\n"
-        "    return original(self, method, url, **more)\n"
-        "requests.Session.request = request\n"
-        "def pytest_unconfigure():\n"
-        "    for method, url in asked: print('ASKED', method, url)\n"
-    )
+    (suite.folder / "conftest.py").write_text(ASKED)
     result = suite(TEN, f"--mlctx-record={server_url}", "--mlctx-experiment=requests")
     asked = re.findall(r"ASKED (?:POST|PUT) \S*/(runs/\S+|mlflow-artifacts)", result.stdout)
     # Ten tests, one of them with failure.txt; the session's run, and the search for abandoned ones.
     assert 30 <= len(asked) <= 10 * 3 + 1 + 3 + 1, asked
+
+
+@pytest.mark.slow
+def test_gates_on_a_server_are_read_in_few_requests(suite, server_url):
+    suite.folder.mkdir()
+    (suite.folder / "conftest.py").write_text(ASKED)
+    gates = """
+        import os, pytest
+
+        @pytest.mark.parametrize("number", range(20))
+        def test(mlflow_baseline, number):
+            assert number + float(os.environ["LESS"]) >= mlflow_baseline("m", abs=0.5)
+    """
+    args = (f"--mlctx-record={server_url}", "--mlctx-experiment=gates")
+    first = suite(gates, *args, "--mlctx-baseline=record", env=environment(LESS="0"))
+    assert "mlctx: gates: 20 recorded" in first.stdout, first.stdout
+    held = suite(gates, *args, env=environment(LESS="-0.4"))
+    assert "mlctx: gates: 20 held" in held.stdout, held.stdout
+    searches = re.findall(r"ASKED POST \S*/runs/search", held.stdout)
+    assert len(searches) <= 4, "abandoned sessions, one page of records, the pinned session"
+    fallen = suite(gates, *args, env=environment(LESS="-0.9"))
+    assert "mlctx: gates: 20 fallen" in fallen.stdout, fallen.stdout
+    assert "median of 2" in fallen.stdout
 
 
 def test_a_server_that_dies_in_the_middle(suite, tmp_path):
