@@ -69,9 +69,9 @@ class Attempt:
         if report.skipped and not self.failures:
             expected = hasattr(report, "wasxfail")
             self.outcome = "xfailed" if expected else "skipped"
-            self.reason = report.wasxfail if expected else _skipped(report)
+            self.reason = _expected(report) if expected else _skipped(report)
         elif report.passed and hasattr(report, "wasxfail") and report.when == "call":
-            self.outcome, self.reason = "xpassed", report.wasxfail
+            self.outcome, self.reason = "xpassed", _expected(report)
 
     def record(self, nodeid: str, session: str, source: Mapping[str, str]) -> Record:
         """The record of the attempt, as its run is to be."""
@@ -129,6 +129,10 @@ def _crash(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     text = str(report.longrepr) if crash is None else crash.message
     return next(iter(text.strip().splitlines()), "")
+
+
+def _expected(report: pytest.TestReport) -> str:
+    return str(report.wasxfail).removeprefix("reason: ")  # so pytest writes that of pytest.xfail()
 
 
 def _skipped(report: pytest.TestReport) -> str:
