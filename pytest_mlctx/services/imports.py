@@ -32,11 +32,11 @@ class Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Find as the other finders do."""
-        if fullname not in self._names:
+        """Find as the finders after this one do: one before it may wait for the same module and ask it."""
+        if fullname not in self._names or self not in sys.meta_path:
             return None
-        for finder in sys.meta_path:
-            spec = finder.find_spec(fullname, path, target) if finder is not self else None
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            spec = finder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
                 execute = spec.loader.exec_module
                 spec.loader.exec_module = functools.partial(self._execute, execute)  # type: ignore[method-assign]
