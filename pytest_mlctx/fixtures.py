@@ -138,7 +138,13 @@ def _mlctx_environment(request: pytest.FixtureRequest, _mlctx_folder: Path) -> N
     session = Session.of(request.config)
     if session.settings.requirements == "auto":
         session.reuse_requirements(always=False)
-    session.enter(request, session.environment.in_force(_mlctx_folder), session.tracking.sourced())
+    session.lifecycle.join("traces", session.traces, request)
+    session.enter(
+        request,
+        session.environment.in_force(_mlctx_folder),
+        session.tracking.sourced(),
+        session.traces.handed_over(),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +164,6 @@ def mlflow_service(
         request,
         _running(service),
         runs.tagging(session.tracking.tags, session.tracking.opened),
-        session.traces.handed_over(),
         session.isolated(service, request),
     )
 
@@ -185,7 +190,6 @@ def _sandboxed(session: Session, service: MlflowService) -> Iterator[MlflowServi
         runs.set_aside(),
         _running(service),
         runs.tagging(session.tracking.tags, session.tracking.opened),
-        session.traces.handed_over(),
         remote.standing_in(service.tracking_uri),
     ):
         yield service

@@ -277,9 +277,7 @@ class Session:
         """The traces of each test."""
         from pytest_mlctx.traces import Traces
 
-        traces = Traces(self.late_threads)
-        self.lifecycle.join("traces", traces)
-        return traces
+        return Traces(self.late_threads)
 
     @cached_property
     def artifacts(self) -> Artifacts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,21 +25,14 @@ class Traces(Room):
 
     def __init__(self, late_threads: LateThreads) -> None:
         self._late_threads = late_threads
-        self._listens = False
         self._of_fixtures = 0  # of higher scope, which are in the middle of their setup
         self.outbox: list[Trace] = []
 
-    @contextmanager
-    def handed_over(self) -> Iterator[None]:
-        """Within the block traces go to the outbox of the test that began them; in a block in it once."""
+    def handed_over(self) -> AbstractContextManager[None]:
+        """Within the block traces go to the outbox of the test that began them."""
         from pytest_mlctx.services import traces
 
-        with nullcontext() if self._listens else traces.handed_over(self._receiver):
-            before, self._listens = self._listens, True
-            try:
-                yield
-            finally:
-                self._listens = before
+        return traces.handed_over(self._receiver)
 
     def _receiver(self) -> Callable[[Any], None] | None:
         try:

@@ -242,3 +242,26 @@ def test_a_span_that_is_left_open_is_named_and_is_no_trace(pytester: pytest.Pyte
     )
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*test_leaves_one: *span 'left' left open*"])
+
+
+def test_the_outbox_outlives_a_sandbox_that_was_there_before_the_service(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+    @pytest.fixture(scope="class")
+    def boxed(mlflow_sandbox_factory):
+        with mlflow_sandbox_factory():
+            yield
+
+    class TestBoxed:
+        def test_in_it(self, boxed, request):
+            request.getfixturevalue("mlflow_service")
+
+    def test_after_it(mlflow_traces):
+        agent("a")
+        assert len(mlflow_traces) == 1
+        """,
+        "-p",
+        "no:randomly",
+    )
+    result.assert_outcomes(passed=2)
