@@ -121,8 +121,8 @@ def test_it_ends_with_a_session_that_is_killed(tmp_path, told, number, workers):
     url = (told / "url").read_text()
     assert is_open(url)
     session.send_signal(number)
+    assert is_gone(url)  # before the session is reaped, too
     session.wait(30)
-    assert is_gone(url)
 
 
 def test_its_log_is_in_the_report_of_a_test_that_fails(suite, told):

@@ -66,6 +66,7 @@ def start(
     store.fill(folder / "mlflow.db")
     owner = psutil.Process(until or os.getpid())
     port_file, log = folder / "port", folder / "server.log"
+    port_file.unlink(missing_ok=True)  # of a start that failed: somebody else may have that port
     script = Path(__file__).with_name("process.py")
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -21,12 +21,15 @@ def _watch(pid: int, created: float) -> None:
     """End this process when that one has; nothing is inherited for it, which a fork could keep open."""
     import psutil
 
-    while True:
+    def is_there() -> bool:
         try:
-            if abs(psutil.Process(pid).create_time() - created) > 1:
-                break
+            owner = psutil.Process(pid)
+            same = abs(owner.create_time() - created) < 1
+            return same and owner.status() != psutil.STATUS_ZOMBIE  # which nobody may reap in a container
         except psutil.Error:
-            break
+            return False
+
+    while is_there():
         time.sleep(_LOOK)
     os._exit(0)
 
