@@ -153,7 +153,7 @@ class Baselines:
             )
         value, values = measured(given)
         for gate in facts.gates:
-            if gate.metric == metric and not (gate.value == value or gate.value != gate.value != value):
+            if gate.metric == metric and gate.value != value:
                 pytest.fail(
                     f"mlflow_baseline({metric!r}): the test compares two values of this name, "
                     f"{gate.value:.6g} and {value:.6g}: give one of them another name.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -211,11 +212,15 @@ def mlflow_sandbox_factory(
     request: pytest.FixtureRequest, _mlctx_environment: None, mlflow_config: dict[str, Any]
 ) -> Callable[[], AbstractContextManager[MlflowService]]:
     """Makes sandboxes for fixtures of wider scope: a call is a context manager that gives the service."""
-    session = Session.of(request.config)
+    session, numbers = Session.of(request.config), count(1)
 
     @contextmanager
     def sandbox() -> Iterator[MlflowService]:
-        with session.own_store() as uri, _sandboxed(session, _of_sandbox(uri, mlflow_config)) as service:
+        place = Path("sandboxes", str(next(numbers)), "mlflow.db")
+        with (
+            session.own_store(place) as store,
+            _sandboxed(session, _of_sandbox(store.uri, mlflow_config)) as service,
+        ):
             yield service
 
     return sandbox

@@ -1,17 +1,15 @@
-"""Gates: a value of now judged against a history of values, in pure functions, and what a verdict says."""
+"""Gates: a value of now judged against a history of values, in pure functions."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from statistics import fmean, median, stdev
 from typing import Any, Literal, NamedTuple
-from xml.sax.saxutils import escape
 
 Operator = Literal[">=", "<=", "=="]
 Verdict = Literal["held", "fallen", "undecided", "recorded"]
@@ -41,7 +39,7 @@ class Allowance(NamedTuple):
 
     def of(self, baseline: float) -> float:
         """In the unit of the metric."""
-        return max(self.rel * math.fabs(baseline), self.abs)
+        return max(self.rel * abs(baseline), self.abs)
 
     def __str__(self) -> str:
         given = {"rel": self.rel, "abs": self.abs}
@@ -150,7 +148,7 @@ def judge(
 def _worse(operator: Operator, value: float, baseline: float) -> float:
     """By how much the value is on the bad side of the baseline."""
     difference = baseline - value
-    return {">=": difference, "<=": -difference, "==": math.fabs(difference)}[operator]
+    return {">=": difference, "<=": -difference, "==": abs(difference)}[operator]
 
 
 def _of_trials(
@@ -168,15 +166,15 @@ def _of_trials(
         return "held", ""
     if best > allowed:
         return "fallen", ""
-    margin = math.fabs(allowed - _worse(operator, fmean(values), fmean(pooled))) or allowed
+    margin = abs(allowed - _worse(operator, fmean(values), fmean(pooled))) or allowed
     many = math.ceil(len(values) * ((high - low) / 2 / margin) ** 2) if margin else None
     how_many = f": about {many} values would do" if many and many > len(values) else ""
     return "undecided", f"{len(values)} values are too few to tell{how_many}"
 
 
 def _around_zero(low: float, high: float) -> tuple[float, float]:
-    nearest = 0.0 if low <= 0 <= high else min(math.fabs(low), math.fabs(high))
-    return nearest, max(math.fabs(low), math.fabs(high))
+    nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    return nearest, max(abs(low), abs(high))
 
 
 def _drifts(operator: Operator, value: float, history: Sequence[float], allowed: float) -> bool:
@@ -202,7 +200,7 @@ def _told(
     baseline = median(values)
     allowed = allowance.of(baseline)
     spread = stdev(values) if len(values) > 1 else 0.0
-    times = f", {math.fabs(value - baseline) / spread:.1f} times its spread" if spread else ""
+    times = f", {abs(value - baseline) / spread:.1f} times its spread" if spread else ""
     verb = {"held": "holds", "fallen": "falls", "undecided": enough, "recorded": "is recorded"}[verdict]
     limits = {
         ">=": f"at least {baseline - allowed:.6g}",
@@ -232,7 +230,7 @@ def _source(past: Past) -> str:
 
 
 def _difference(value: float, baseline: float) -> str:
-    relative = f" ({(value - baseline) / math.fabs(baseline):+.2%})" if baseline else ""
+    relative = f" ({(value - baseline) / abs(baseline):+.2%})" if baseline else ""
     return f"{value - baseline:+.6g}{relative}"
 
 
@@ -249,87 +247,3 @@ def sparkline(values: Sequence[float]) -> str:
         return _BARS[round((value - low) / height * (len(_BARS) - 1))] if height else _BARS[3]
 
     return "".join(map(bar, values))
-
-
-def svg(gate: Gate) -> str:
-    """The history and the value as a picture: the line of what is allowed, older values left."""
-    baseline = gate.baseline if gate.baseline is not None else gate.value
-    sign = 1 if gate.operator == "<=" else -1
-    limit = baseline + sign * gate.allowed
-    values = [*reversed(gate.history), gate.value]
-    finite = [value for value in (*values, baseline, limit) if math.isfinite(value)] or [0.0]
-    low, height = min(finite), (max(finite) - min(finite)) or 1.0
-    step = 560 / max(len(values) - 1, 1)
-
-    def y(value: float) -> float:
-        return 160 - 120 * (value - low) / height
-
-    points = [(20 + step * place, y(value)) for place, value in enumerate(values) if math.isfinite(value)]
-    line = " ".join(f"{x:.1f},{height_of:.1f}" for x, height_of in points)
-    dots = "".join(
-        f'<circle cx="{x:.1f}" cy="{height_of:.1f}" r="{5 if place == len(points) - 1 else 3}"/>'
-        for place, (x, height_of) in enumerate(points)
-    )
-    title = escape(f"{gate.metric} {gate.value:.6g}, baseline {baseline:.6g}, {gate.verdict}")
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 190" font-family="sans-serif">'
-        f'<text x="20" y="22">{title}</text>'
-        f'<path d="M20 {y(baseline):.1f}H580" stroke="#888"/>'
-        f'<path d="M20 {y(limit):.1f}H580" stroke="#c33" stroke-dasharray="4"/>'
-        f'<polyline points="{line}" fill="none" stroke="#27a"/><g fill="#27a">{dots}</g></svg>\n'
-    )
-
-
-def summary(by_test: Mapping[str, Sequence[Gate]], *, verbose: bool) -> list[str]:
-    """The lines of a session: counts, those that drift, and with verbose all gates."""
-    every = [(test, gate) for test, of_test in by_test.items() for gate in of_test]
-    if not every:
-        return []
-    counts = Counter(gate.verdict for _, gate in every)
-    lines = [f"mlctx: gates: {', '.join(f'{count} {verdict}' for verdict, count in sorted(counts.items()))}"]
-    for test, gate in every:
-        if verbose:
-            baseline = _or_none(gate.baseline)
-            value = f"{gate.metric} {gate.value:.6g}, baseline {baseline}, {gate.change}"
-            lines.append(f"mlctx: {test}: {value}: {gate.verdict}")
-        if gate.drifts:
-            course = sparkline([*reversed(gate.history), gate.value])
-            lines.append(
-                f"mlctx: {test}: {gate.metric} drifts, each time within what is allowed ({course}): "
-                "pin an anchor with --mlctx-baseline=pin where it was good"
-            )
-    return lines
-
-
-def table(by_test: Mapping[str, Sequence[Gate]]) -> list[str]:
-    """The same in Markdown."""
-    rows = [
-        row(
-            (
-                f"`{test}`",
-                gate.metric,
-                _or_none(gate.baseline),
-                f"{gate.value:.6g}",
-                gate.change,
-                gate.verdict,
-            )
-        )
-        for test, of_test in by_test.items()
-        for gate in of_test
-    ]
-    head = ["| test | metric | baseline | value | change | gate |", "|---|---|---|---|---|---|"]
-    return [*head, *rows, ""] if rows else []
-
-
-def _cells(test: str, gate: Gate) -> tuple[str, ...]:
-    baseline = _or_none(gate.baseline)
-    return f"`{test}`", gate.metric, baseline, f"{gate.value:.6g}", gate.change, gate.verdict
-
-
-def row(cells: Sequence[str]) -> str:
-    """A row of a table in Markdown."""
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def _or_none(baseline: float | None) -> str:
-    return "none" if baseline is None else f"{baseline:.6g}"

@@ -2,148 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlctx import gates
-from pytest_mlctx.gates import Gate
+from pytest_mlctx import gate_report
+from pytest_mlctx.attempts import STATUS, Attempt, Outcome
 from pytest_mlctx.lifecycle import Room
-from pytest_mlctx.test_facts import GATES, IDENTITY, KEY, RUNS
+from pytest_mlctx.test_facts import IDENTITY
 
 if TYPE_CHECKING:
+    from pytest_mlctx.gates import Gate
     from pytest_mlctx.services.records import Record, Records
     from pytest_mlctx.settings import Settings
 
-Outcome = Literal["passed", "failed", "error", "skipped", "xfailed", "xpassed", "interrupted"]
-
-_STATUS: Mapping[Outcome, str] = {"failed": "FAILED", "error": "FAILED", "interrupted": "KILLED"}
 _CRASH = "???"  # the phase of the report that xdist makes for a test whose worker has died
 _MOST_FAILURES = 3  # to write, one after another, until the store is given up
-_LONGEST_LIST = 5000  # characters, which a tag can hold
-_PHASES = ("setup", "call", "teardown")
-
-
-class Attempt:
-    """One attempt at a test, from what its reports say."""
-
-    def __init__(self, identity: Mapping[str, Any], number: int, started: float) -> None:
-        self.name: str = identity["name"]
-        self.number = number
-        self.outcome: Outcome = "passed"
-        self.reason = ""
-        self.failures: list[pytest.TestReport] = []
-        self._tags: Mapping[str, str] = identity["tags"]
-        self._started, self._ended = started, started
-        self._seconds: dict[str, float] = {}
-        self._subtests = Counter[str]()
-        self.gates: list[Gate] = []
-        self._key = ""
-        self._runs: Mapping[str, Any] = {"count": 0, "params": {}, "metrics": {}, "children": []}
-
-    def add(self, report: pytest.TestReport) -> None:
-        """Take in the report of a phase, or of a subtest."""
-        if RUNS in vars(report):
-            self._runs = vars(report)[RUNS]
-            self.gates = [Gate(**fields) for fields in vars(report)[GATES]]
-            self._key = vars(report)[KEY]
-        self._ended = max(self._ended, _stop(report))
-        if report.failed or report.outcome == "rerun":  # type: ignore[comparison-overlap]
-            self.failures.append(report)
-            if self.outcome != "failed":
-                self.outcome = "error" if report.when in ("setup", "teardown") else "failed"
-            self.reason = self.reason or _crash(report)
-        if hasattr(report, "context"):
-            self._subtests[report.outcome] += 1
-            return
-        if report.when in _PHASES:
-            self._seconds[f"mlctx.{report.when}_seconds"] = report.duration
-        if report.skipped and not self.failures:
-            expected = hasattr(report, "wasxfail")
-            self.outcome = "xfailed" if expected else "skipped"
-            self.reason = _expected(report) if expected else _skipped(report)
-        elif report.passed and hasattr(report, "wasxfail") and report.when == "call":
-            self.outcome, self.reason = "xpassed", _expected(report)
-
-    def record(self, nodeid: str, session: str, source: Mapping[str, str]) -> Record:
-        """The record of the attempt, as its run is to be."""
-        from pytest_mlctx.services.records import Record
-
-        tags = {**source, **self._tags, "mlctx.outcome": self.outcome, "mlctx.attempt": str(self.number)}
-        if self.reason:
-            tags["mlctx.reason"] = self.reason
-        if self._subtests:
-            tags["mlctx.subtests"] = ", ".join(f"{count} {what}" for what, count in self._subtests.items())
-        if self._runs["count"]:
-            tags["mlctx.runs"] = str(self._runs["count"])
-        files = {f"baseline-{_as_file_name(gate.metric)}.svg": gates.svg(gate) for gate in self.gates}
-        if self.failures:
-            files["failure.txt"] = "\n\n".join(map(_printed, self.failures))
-        for gate in self.gates:
-            values = json.dumps([float(f"{value:.6g}") for value in gate.values])
-            if gate.values and len(values) < _LONGEST_LIST:
-                tags[f"mlctx.values.{gate.metric}"] = values
-        return Record(
-            name=self.name,
-            nodeid=nodeid,
-            session=self.session or session,
-            started=self._started,
-            ended=self._ended,
-            status=_STATUS.get(self.outcome, "FINISHED"),
-            tags=tags,
-            params=self._runs["params"],
-            metrics={**self.metrics, **self._seconds},
-            key=self._key,
-            children=self._runs["children"],
-            files=files,
-        )
-
-    @property
-    def session(self) -> str:
-        """The id of the session, unknown where a worker died in the setup."""
-        return self._tags.get("mlctx.session", "")
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """The last metrics of the runs that the test opened, and what it compared with a baseline."""
-        return {**self._runs["metrics"], **{gate.metric: gate.value for gate in self.gates}}
-
-
-def _as_file_name(metric: str) -> str:
-    return re.sub(r"[^\w.-]", "_", metric)[:100]
-
-
-def _stop(report: pytest.TestReport) -> float:
-    return getattr(report, "stop", None) or time.time()
-
-
-def _crash(report: pytest.TestReport) -> str:
-    crash = getattr(report.longrepr, "reprcrash", None)
-    text = str(report.longrepr) if crash is None else crash.message
-    return next(iter(text.strip().splitlines()), "")
-
-
-def _expected(report: pytest.TestReport) -> str:
-    return str(report.wasxfail).removeprefix("reason: ")  # so pytest writes that of pytest.xfail()
-
-
-def _skipped(report: pytest.TestReport) -> str:
-    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    return reason.removeprefix("Skipped: ")
-
-
-def _printed(report: pytest.TestReport) -> str:
-    parts = [f"{report.nodeid}: {report.when}", report.longreprtext]
-    parts += [f"{title:-^80}\n{text}" for title, text in report.sections]
-    return "\n\n".join(parts)
 
 
 class Recording(Room):
@@ -286,14 +166,14 @@ class Recording(Room):
         """
         from pytest_mlctx.services import uris
 
-        told = [] if quiet else gates.summary(self.gates, verbose=verbose)
+        told = [] if quiet else gate_report.summary(self.gates, verbose=verbose)
         total = self.outcomes.total() - self.unrecorded
         if total and not quiet:
             where = self.address or f"mlflow ui --backend-store-uri {self._told}"
             if uris.scheme(self.uri) not in ("http", "https", "sqlite", "file", ""):
                 where = f"store {self._told}"
             counts = "1 record" if total == 1 else f"{total} records"
-            bad = sum(self.outcomes[outcome] for outcome in _STATUS)
+            bad = sum(self.outcomes[outcome] for outcome in STATUS)
             told.append(f"mlctx: {counts}, {bad} failed, in experiment {self.experiment!r}: {where}")
         if self.unrecorded:
             tests = "1 test was" if self.unrecorded == 1 else f"{self.unrecorded} tests were"
@@ -305,14 +185,14 @@ class Recording(Room):
     def write_step_summary(self, path: Path) -> None:
         """Add a table of failed tests to the file that GitHub shows on the page of the job."""
         lines = ["", *self.lines(quiet=False), ""]
-        lines += gates.table(self.gates)
+        lines += gate_report.table(self.gates)
         if self.failed:
             lines += ["| failed test | reason | metrics |", "|---|---|---|"]
         for nodeid, attempt, address in self.failed:
             test = f"[`{nodeid}`]({address})" if address else f"`{nodeid}`"
             metrics = ", ".join(f"{name} {value:.6g}" for name, value in attempt.metrics.items())
             cells = (test, f"{attempt.outcome}: {attempt.reason}", metrics)
-            lines.append(gates.row(cells))
+            lines.append(gate_report.row(cells))
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write("\n".join(lines) + "\n")
 

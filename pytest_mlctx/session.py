@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no
     from pytest_mlctx.services import MlflowService
     from pytest_mlctx.services.records import Records
     from pytest_mlctx.services.server import Server
+    from pytest_mlctx.services.store import Store
     from pytest_mlctx.test_facts import TestFacts
     from pytest_mlctx.traces import Traces
     from pytest_mlctx.tracking import Tracking
@@ -53,7 +54,6 @@ class Session:
         self.settings = settings
         self.began = time.monotonic()
         self.active = False
-        self._own_stores = 0
         self.served: Server | None = None  # once a test asks for it
         self.recording: Recording | None = None
         self.test_facts: TestFacts | None = None
@@ -299,16 +299,10 @@ class Session:
     def sandboxed(self) -> Iterator[Sandbox]:
         """A store that is empty for each test that asks."""
         from pytest_mlctx.isolation import Sandbox
-        from pytest_mlctx.services import remote
 
-        sandbox = self.environment.create(self.environment.folder / "sandbox.db", fallback=self.folder)
-        sandbox.refuse = self.late_threads.check
         self.lifecycle.join("artifacts", self.artifacts)
-        remote.opened(sandbox.uri)  # once for all tests
-        try:
-            yield Sandbox(self.artifacts, sandbox)
-        finally:
-            sandbox.close()
+        with self.own_store(Path("sandbox.db")) as store:
+            yield Sandbox(self.artifacts, store)
 
     @contextmanager
     def server(self, config: dict[str, Any], basetemp: Path) -> Iterator[str]:
@@ -328,17 +322,15 @@ class Session:
                 server.stop(self.served)
 
     @contextmanager
-    def own_store(self) -> Iterator[str]:
-        """A store of its own, in a folder of its own; its URI."""
+    def own_store(self, place: Path) -> Iterator[Store]:
+        """A temporary store beside the tests' own, at this place in their folder."""
         from pytest_mlctx.services import remote
 
-        self._own_stores += 1
-        folder = self.environment.folder / "sandboxes" / str(self._own_stores)
-        store = self.environment.create(folder / "mlflow.db", self.folder)
+        store = self.environment.create(self.environment.folder / place, fallback=self.folder)
         store.refuse = self.late_threads.check
-        remote.opened(store.uri)
+        remote.opened(store.uri)  # once for all that use it
         try:
-            yield store.uri
+            yield store
         finally:
             store.close()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_mlctx.gates import Gate
     from pytest_mlctx.tracking import OpenedRun, Tracking
 
-IDENTITY, RUNS, GATES, KEY = "mlctx_test", "mlctx_runs", "mlctx_gates", "mlctx_key"
+IDENTITY, TRACKED = "mlctx_test", "mlctx_tracked"
 """The attributes of reports: of each setup's, and of the teardown's and the first that failed."""
 _REPR = reprlib.Repr()  # one that fails, or is endless, harms nobody
 _REPR.maxstring = _REPR.maxother = 200
@@ -76,13 +76,13 @@ class TestFacts(Room):
         if report.failed and self._failed is None:
             self._failed = report
         if report.when == "teardown":
-            last = {
-                RUNS: _tracked(self._tracking.runs, self._store_uri),
-                GATES: [gate.packed() for gate in self.gates],
-                KEY: self.key,
+            tracked = {
+                "runs": _tracked(self._tracking.runs, self._store_uri),
+                "gates": [gate.packed() for gate in self.gates],
+                "key": self.key,
             }
             for carrier in filter(None, (report, self._failed)):
-                vars(carrier).update(last)
+                vars(carrier)[TRACKED] = tracked
 
 
 def _marks(item: pytest.Item) -> Mapping[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -171,28 +171,28 @@ class Tracking(Room):
         yield
         self.unclosed = self._close("KILLED", "interrupted")
         for uri, store in stores.items():
-            self.unclosed += self._close_left_open(store, self._opened[uri])
-
-    def _close_left_open(self, store: Any, experiment_ids: set[str]) -> list[str]:
-        """Ctrl-C within MLflow's own call leaves a run that is in the store and in no list of the process."""
-        from pytest_mlctx.services import deadline, runs
-
-        own: dict[str, str] = {
-            tag: self.session_tags[tag]
-            for tag in ("mlctx.session", "mlctx.worker")
-            if tag in self.session_tags
-        }
-        try:
-            self._detached = runs.running(store, experiment_ids, own)
-        except Exception as error:
-            return [f"Runs of this session may be open in their store ({deadline.reason(error)})."]
-        return self._close("KILLED", "interrupted")
+            # Ctrl-C within MLflow's own call leaves a run in the store that is in no list of the process.
+            session = self.session_tags["mlctx.session"], self.session_tags.get("mlctx.worker")
+            self.unclosed += _end_left_open(store, self._opened[uri], *session)
 
     def _close(self, status: str, outcome: str) -> list[str]:
         """Close what a test has detached; why what stays open does."""
         told = [run.close(status, {"mlctx.outcome": outcome}) for run in reversed(self._detached)]
         self._detached.clear()
         return [why for why in told if why is not None]
+
+
+def _end_left_open(store: Any, experiment_ids: Iterable[str], session: str, worker: str | None) -> list[str]:
+    """End the runs of a session, or of one worker of it, that are open in their store; why some stay so."""
+    from pytest_mlctx.services import deadline, runs
+
+    tags = {"mlctx.session": session, **({"mlctx.worker": worker} if worker else {})}
+    try:
+        found = runs.running(store, experiment_ids, tags)
+    except Exception as error:
+        return [f"Runs of this session may be open in their store ({deadline.reason(error)})."]
+    told = [run.close("KILLED", {"mlctx.outcome": "interrupted"}) for run in found]
+    return [why for why in told if why is not None]
 
 
 def close_lost(workers: Mapping[str, str], store_uri: str, experiment: str) -> list[str]:
@@ -211,14 +211,10 @@ def close_lost(workers: Mapping[str, str], store_uri: str, experiment: str) -> l
     try:
         with runs.opened_apart(store_uri, ask) as store:
             found = deadline.within(uris.DEADLINE, lambda: store.get_experiment_by_name(experiment))
-            open_runs = [
-                run
+            ended = [
+                _end_left_open(store, [found.experiment_id], session, worker)
                 for worker, session in workers.items()
-                for run in runs.running(
-                    store, [found.experiment_id], {"mlctx.session": session, "mlctx.worker": worker}
-                )
             ]
-            told = [run.close("KILLED", {"mlctx.outcome": "interrupted"}) for run in open_runs]
     except Exception as error:
         return [f"Runs of killed workers may be open in their store ({deadline.reason(error)})."]
-    return [why for why in told if why is not None]
+    return [why for of_worker in ended for why in of_worker]

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_mlctx.gates import Allowance, Gate, Operator, Past, judge, measured, sparkline, svg
+from pytest_mlctx.gate_report import svg
+from pytest_mlctx.gates import Allowance, Gate, Operator, Past, judge, measured, sparkline
 
 DOCS = Path(__file__).parents[2] / "docs" / "gates.md"
 OPERATORS: tuple[Operator, ...] = (">=", "<=", "==")

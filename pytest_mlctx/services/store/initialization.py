@@ -6,6 +6,7 @@ import contextlib
 import functools
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from pytest_mlctx.services.store import experiments, paths, template
@@ -30,11 +31,12 @@ def fill(path: Path) -> None:
                 return
     content = _content()  # before the file is made: there may be no MLflow that can
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _connected(path) as connection, transaction(connection):
-        if _empty(connection):
-            content.put_back(connection)
-            experiments.date_default(connection)
-            experiments.locate_default(connection, paths.artifacts_beside(path))
+
+    def place_default(connection: sqlite3.Connection) -> None:
+        experiments.date_default(connection)
+        experiments.locate_default(connection, paths.artifacts_beside(path))
+
+    _put(content, path, place_default)
 
 
 def put_tables(path: Path) -> bool:
@@ -46,13 +48,16 @@ def put_tables(path: Path) -> bool:
         OSError: the template can't be made.
         sqlite3.Error: the file can't be written, or stays locked for 60 s.
     """
-    content = _kept_content()
+    return _put(_kept_content(), path, lambda connection: connection.execute("DELETE FROM experiments"))
+
+
+def _put(content: Savepoint, path: Path, then: Callable[[sqlite3.Connection], object]) -> bool:
     with _connected(path) as connection, transaction(connection):
-        if not _empty(connection):
-            return False
-        content.put_back(connection)
-        connection.execute("DELETE FROM experiments")
-    return True
+        empty = _empty(connection)
+        if empty:
+            content.put_back(connection)
+            then(connection)
+    return empty
 
 
 def _connected(path: Path) -> contextlib.closing[sqlite3.Connection]:
