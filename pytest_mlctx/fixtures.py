@@ -209,7 +209,9 @@ def mlflow_sandbox(
 
 @pytest.fixture(scope="session")
 def mlflow_sandbox_factory(
-    request: pytest.FixtureRequest, _mlctx_environment: None, mlflow_config: dict[str, Any]
+    request: pytest.FixtureRequest,
+    mlflow_service: MlflowService,  # started first, since it ends last
+    mlflow_config: dict[str, Any],
 ) -> Callable[[], AbstractContextManager[MlflowService]]:
     """Makes sandboxes for fixtures of wider scope: a call is a context manager that gives the service."""
     session, numbers = Session.of(request.config), count(1)

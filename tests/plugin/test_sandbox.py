@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import gc
+import os
 import sqlite3
 import textwrap
 import threading
@@ -366,3 +367,30 @@ def test_after_a_sandbox_of_wider_scope_all_is_as_before(session):
         """
     )
     result.assert_outcomes(passed=3)
+
+
+def test_the_service_may_be_asked_for_within_a_sandbox_of_wider_scope(session):
+    before = dict(os.environ)
+    result = session(
+        """
+        @pytest.fixture(scope="class")
+        def boxed(mlflow_sandbox_factory):
+            with mlflow_sandbox_factory() as service:
+                yield service
+
+        class TestBoxed:
+            def test_alone(self, boxed):
+                assert mlflow.get_tracking_uri() == boxed.tracking_uri
+
+            def test_with_the_service(self, boxed, mlflow_service):
+                assert mlflow.get_tracking_uri() == boxed.tracking_uri
+
+        def test_after(mlflow_service):
+            assert mlflow.get_tracking_uri() == mlflow_service.tracking_uri
+            with mlflow.start_run() as run: pass
+            assert mlflow.get_experiment(run.info.experiment_id).name == mlflow_service.experiment_name
+        """,
+        "--mlctx-leaks=error",
+    )
+    result.assert_outcomes(passed=3)
+    assert dict(os.environ) == before
