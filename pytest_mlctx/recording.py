@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _CRASH = "???"  # the phase of the report that xdist makes for a test whose worker has died
 _MOST_FAILURES = 3  # to write, one after another, until the store is given up
+_Test = tuple[str, str]
+"""Its node id, and the worker that runs it."""
 
 
 class Recording(Room):
@@ -33,10 +35,10 @@ class Recording(Room):
         assert settings.record is not None
         self.uri, self.experiment = settings.record, settings.experiment
         self.address: str | None = None  # of the session's run
-        self.outcomes = Counter[Outcome]()
-        self.failed: list[tuple[str, Attempt, str | None]] = []  # node id, and the address of the record
         self.gates: dict[str, list[Gate]] = {}  # by node id, of the last attempt
-        self.unrecorded = 0
+        self._outcomes: dict[_Test, Outcome] = {}  # of the last attempt
+        self._failed: dict[_Test, tuple[Attempt, str | None]] = {}  # with the address of its record
+        self._recorded = self._unrecorded = 0
         self.why_not = ""
         self._arguments = " ".join(["pytest", *map(str, config.invocation_params.args)])
         self._root = config.rootpath
@@ -45,8 +47,8 @@ class Recording(Room):
         self._records: Records | None = None
         self._source: Mapping[str, str] = {}
         self._session = ""
-        self._pending: dict[tuple[str, str], Attempt] = {}
-        self._attempts = Counter[tuple[str, str]]()
+        self._pending: dict[_Test, Attempt] = {}
+        self._attempts = Counter[_Test]()
         self._failures = 0
         self._began = time.time()
 
@@ -79,20 +81,22 @@ class Recording(Room):
         if report.when in ("teardown", _CRASH) or report.outcome == "rerun":  # type: ignore[comparison-overlap]
             self._write(key, report)
 
-    def _attempt(self, key: tuple[str, str], identity: Mapping[str, Any], report: Any) -> Attempt:
+    def _attempt(self, key: _Test, identity: Mapping[str, Any], report: Any) -> Attempt:
         self._attempts[key] += 1
         started = getattr(report, "start", None) or time.time() - report.duration
         return Attempt(identity, self._attempts[key], started)
 
-    def _write(self, key: tuple[str, str], report: pytest.TestReport | None) -> None:
+    def _write(self, key: _Test, report: pytest.TestReport | None) -> None:
         attempt = self._pending.pop(key)
         self._session = self._session or attempt.session
-        self.outcomes[attempt.outcome] += 1
+        self._outcomes[key] = attempt.outcome
         self.gates[key[0]] = attempt.gates
         run_id = self._written(attempt.record(key[0], self._session, self._source))
         address = self._records.address(run_id) if self._records is not None and run_id else None
         if attempt.failures:
-            self.failed.append((key[0], attempt, address))
+            self._failed[key] = attempt, address
+        else:
+            self._failed.pop(key, None)  # an attempt before has failed
         if run_id is None:
             return
         if attempt.failures:
@@ -116,7 +120,7 @@ class Recording(Room):
         from pytest_mlctx.services import deadline
 
         if self._records is None:
-            self.unrecorded += 1
+            self._unrecorded += 1
             return None
         try:
             if self._records.session_run is None:
@@ -127,12 +131,13 @@ class Recording(Room):
             run_id = self._records.write(record)
         except Exception as error:
             self._failures += 1
-            self.unrecorded += 1
+            self._unrecorded += 1
             self.why_not = deadline.reason(error)
             if isinstance(error, deadline.DeadlineError) or self._failures == _MOST_FAILURES:
                 self._records = None
             return None
         self._failures = 0
+        self._recorded += 1
         return run_id
 
     @contextmanager
@@ -146,7 +151,7 @@ class Recording(Room):
             return
         from pytest_mlctx.services import deadline
 
-        counts = {f"mlctx.{outcome}": float(count) for outcome, count in self.outcomes.items()}
+        counts = {f"mlctx.{outcome}": float(count) for outcome, count in self._counts().items()}
         status = {0: "FINISHED", int(pytest.ExitCode.INTERRUPTED): "KILLED"}
         try:
             if self._pins and exitstatus == 0:
@@ -156,6 +161,9 @@ class Recording(Room):
             )
         except Exception as error:
             self.why_not = f"the session's run stays open ({deadline.reason(error)})"
+
+    def _counts(self) -> Counter[Outcome]:
+        return Counter(self._outcomes.values())
 
     def lines(self, *, quiet: bool, verbose: bool = False) -> list[str]:
         """What the summary says: the gates, how many records, and where to look.
@@ -167,16 +175,15 @@ class Recording(Room):
         from pytest_mlctx.services import uris
 
         told = [] if quiet else gate_report.summary(self.gates, verbose=verbose)
-        total = self.outcomes.total() - self.unrecorded
-        if total and not quiet:
+        if self._recorded and not quiet:
             where = self.address or f"mlflow ui --backend-store-uri {self._told}"
             if uris.scheme(self.uri) not in ("http", "https", "sqlite", "file", ""):
                 where = f"store {self._told}"
-            counts = "1 record" if total == 1 else f"{total} records"
-            bad = sum(self.outcomes[outcome] for outcome in STATUS)
+            counts = "1 record" if self._recorded == 1 else f"{self._recorded} records"
+            bad = sum(self._counts()[outcome] for outcome in STATUS)
             told.append(f"mlctx: {counts}, {bad} failed, in experiment {self.experiment!r}: {where}")
-        if self.unrecorded:
-            tests = "1 test was" if self.unrecorded == 1 else f"{self.unrecorded} tests were"
+        if self._unrecorded:
+            tests = "1 test was" if self._unrecorded == 1 else f"{self._unrecorded} tests were"
             told.append(f"mlctx: {tests} not recorded: {self.why_not}")
         elif self.why_not:
             told.append(f"mlctx: {self.why_not}")
@@ -186,9 +193,9 @@ class Recording(Room):
         """Add a table of failed tests to the file that GitHub shows on the page of the job."""
         lines = ["", *self.lines(quiet=False), ""]
         lines += gate_report.table(self.gates)
-        if self.failed:
+        if self._failed:
             lines += ["| failed test | reason | metrics |", "|---|---|---|"]
-        for nodeid, attempt, address in self.failed:
+        for (nodeid, _), (attempt, address) in self._failed.items():
             test = f"[`{nodeid}`]({address})" if address else f"`{nodeid}`"
             metrics = ", ".join(f"{name} {value:.6g}" for name, value in attempt.metrics.items())
             cells = (test, f"{attempt.outcome}: {attempt.reason}", metrics)

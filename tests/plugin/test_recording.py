@@ -267,7 +267,11 @@ def test_the_marker_leaves_a_test_out_or_describes_its_record(pytester: pytest.P
     pytester.runpytest_inprocess("--markers").stdout.fnmatch_lines(["@pytest.mark.mlctx_record(record=True*"])
 
 
-def test_each_attempt_has_a_record(pytester: pytest.Pytester) -> None:
+def test_each_attempt_has_a_record(
+    pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     pytester.makepyfile(
         test_it="""
         import mlflow
@@ -302,6 +306,12 @@ def test_each_attempt_has_a_record(pytester: pytest.Pytester) -> None:
         "2": 2,
         "3": 3,
     }
+    # The session counts tests, by the attempt that counts.
+    result.stdout.fnmatch_lines("mlctx: 6 records, 1 failed, *")
+    (session,) = records(pytester.path / "tests.db", "session")
+    assert (session.metrics["mlctx.passed"], session.metrics["mlctx.failed"]) == (1, 1)
+    (row,) = [line for line in summary.read_text().splitlines() if "`test_it.py::" in line]
+    assert "test_fails" in row
 
 
 @pytest.mark.skipif(importlib.util.find_spec("_pytest.subtests") is None, reason="pytest before 9")
