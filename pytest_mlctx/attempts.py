@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_mlctx import gate_report
+from pytest_mlctx import gate_report, pytest_internals
 from pytest_mlctx.gates import Gate
 from pytest_mlctx.test_facts import TRACKED
 
@@ -41,6 +41,7 @@ class Attempt:
         self._subtests = Counter[str]()
         self.gates: list[Gate] = []
         self._key = ""
+        self.trials: list[Attempt] = []
         self._runs: Mapping[str, Any] = {"count": 0, "params": {}, "metrics": {}, "children": []}
 
     def add(self, report: pytest.TestReport) -> None:
@@ -53,7 +54,7 @@ class Attempt:
             self.failures.append(report)
             if self.outcome != "failed":
                 self.outcome = "error" if report.when in ("setup", "teardown") else "failed"
-            self.reason = self.reason or _crash(report)
+            self.reason = self.reason or pytest_internals.headline(report)
         if hasattr(report, "context"):
             self._subtests[report.outcome] += 1
             return
@@ -97,6 +98,7 @@ class Attempt:
             key=self._key,
             children=self._runs["children"],
             files=files,
+            trials=[trial.record(nodeid, session, source) for trial in self.trials],
         )
 
     @property
@@ -106,8 +108,11 @@ class Attempt:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """The last metrics of the runs that the test opened, and what it compared with a baseline."""
-        return {**self._runs["metrics"], **{gate.metric: gate.value for gate in self.gates}}
+        """The last metrics of the runs that the test opened, what it compared with a baseline, its rate."""
+        gates = {gate.metric: gate.value for gate in self.gates}
+        passed = sum(trial.outcome in ("passed", "xpassed") for trial in self.trials)
+        rate = {"mlctx.pass_rate": passed / len(self.trials)} if self.trials else {}
+        return {**self._runs["metrics"], **gates, **rate}
 
 
 def _as_file_name(metric: str) -> str:
@@ -116,12 +121,6 @@ def _as_file_name(metric: str) -> str:
 
 def _stop(report: pytest.TestReport) -> float:
     return getattr(report, "stop", None) or time.time()
-
-
-def _crash(report: pytest.TestReport) -> str:
-    crash = getattr(report.longrepr, "reprcrash", None)
-    text = str(report.longrepr) if crash is None else crash.message
-    return next(iter(text.strip().splitlines()), "")
 
 
 def _expected(report: pytest.TestReport) -> str:

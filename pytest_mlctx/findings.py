@@ -29,6 +29,11 @@ class Finding:
         return [of_report[cls.attribute] for of_report in attributes if cls.attribute in of_report]
 
     @classmethod
+    def merged(cls, found: list[Any]) -> Any:
+        """One finding of those of all attempts at a test, which is reported once."""
+        return found[-1]
+
+    @classmethod
     def told(cls, found: list[Any], *, judges_every_test: bool) -> tuple[str, list[str]]:
         """What the summary says of the findings of all tests: a title, or none, and lines.
 
@@ -80,6 +85,11 @@ class UnclosedRuns(Finding):
     attribute = "mlctx_unclosed"
 
     @classmethod
+    def merged(cls, found: list[list[str]]) -> list[str]:
+        """All reasons."""
+        return [why for of_an_attempt in found for why in of_an_attempt]
+
+    @classmethod
     def told(cls, found: list[list[str]], *, judges_every_test: bool) -> tuple[str, list[str]]:
         """Each reason."""
         return "", [f"mlctx: {why}" for of_a_test in found for why in of_a_test]
@@ -89,6 +99,12 @@ class InferredRequirements(Finding):
     """What became of the requirements of a test's models: counts, seconds, why none are kept."""
 
     attribute = "mlctx_models"
+
+    @classmethod
+    def merged(cls, found: list[dict[str, Any]]) -> dict[str, Any]:
+        """The sums."""
+        sums = {name: sum(each[name] for each in found) for name in ("reused", "inferred", "seconds")}
+        return {**sums, "refused": found[-1]["refused"]}
 
     @classmethod
     def told(cls, found: list[dict[str, Any]], *, judges_every_test: bool) -> tuple[str, list[str]]:

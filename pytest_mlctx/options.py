@@ -65,6 +65,11 @@ MARKER = (
     "how --mlctx-record records this test; with False, not at all"
 )
 
+TRIALS_MARKER = (
+    "mlctx_trials(count, *, pass_rate=1.0): run this test so often, with fixtures of function scope anew; "
+    "it passes when at least that share of the trials does"
+)
+
 UNSET: Any = object()  # pytest 7.4 gives '' or [] for an ini option that is unset and has no default
 
 OPTIONS = (

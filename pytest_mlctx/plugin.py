@@ -41,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if _off(config):
         return
     config.addinivalue_line("markers", options.MARKER)
+    config.addinivalue_line("markers", options.TRIALS_MARKER)
     # Not by `pytest_plugins`: where this plugin was taken off again, its fixtures would stay.
     config.pluginmanager.import_plugin("pytest_mlctx.fixtures")
     try:

@@ -1,13 +1,15 @@
-"""pytest's private names: fixture definitions, the requests that lead to one, and its log handlers."""
+"""pytest's private names: fixture definitions, requests, phases of a test, reports, log handlers."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from _pytest import runner
 
 
 def is_higher_scoped(fixturedef: pytest.FixtureDef[Any]) -> bool:
@@ -84,3 +86,65 @@ def _of_logging_plugin(config: pytest.Config, *names: str) -> Iterator[logging.H
         handler = getattr(plugin, name, None)
         if isinstance(handler, logging.Handler):
             yield handler
+
+
+def run(
+    item: pytest.Item, then: Callable[[pytest.TestReport | None], pytest.Item | None]
+) -> dict[str, pytest.TestReport]:
+    """Run a test once, as often as it is called, without a word to the terminal.
+
+    Args:
+        item: the test.
+        then: given the report of the call, or None where there was none: the item that runs next.
+
+    Returns:
+        The report of each phase, by its name.
+    """
+    own: Any = item
+    vars(own)["_report_sections"] = []  # what was captured is kept with the item
+    if (
+        getattr(vars(own).get("_obj"), "__self__", None) is not None
+    ):  # a method: of another instance each time
+        vars(own).pop("_instance", None)
+        del own._obj
+    if not getattr(own, "_request", True):  # as in runner.runtestprotocol
+        own._initrequest()
+    try:
+        reports = {"setup": runner.call_and_report(item, "setup", log=False)}
+        if reports["setup"].passed and not item.config.getoption("setuponly", False):
+            reports["call"] = runner.call_and_report(item, "call", log=False)
+        following = then(reports.get("call"))
+        reports["teardown"] = runner.call_and_report(item, "teardown", log=False, nextitem=following)
+        return reports
+    finally:
+        if hasattr(own, "_request"):
+            own._request, own.funcargs = False, None
+
+
+def headline(report: pytest.TestReport) -> str:
+    """The exception of a failure and the first line of its message."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(report.longrepr) if crash is None else crash.message
+    return next(iter(text.strip().splitlines()), "")
+
+
+def kind_of_failure(report: pytest.TestReport) -> object:
+    """Equal for failures of one type at one line."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is None:
+        return headline(report)
+    exception = re.match(r"[\w.]+(?=:|$)", headline(report))  # none before what an assertion says
+    return crash.path, crash.lineno, exception and exception[0]
+
+
+def add_to_failure(report: pytest.TestReport, text: str, sections: Sequence[tuple[str, str]]) -> None:
+    """Put a text before the headline of a failure, and sections below its traceback."""
+    longrepr: Any = report.longrepr
+    crash = getattr(longrepr, "reprcrash", None)
+    if crash is None:
+        parts = [f"{title}:\n{content}" for title, content in sections]
+        report.longrepr = "\n".join([f"{text}: {longrepr}", *parts])
+        return
+    crash.message = f"{text}: {crash.message}"
+    for title, content in sections:
+        longrepr.addsection(title, content, "_")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from pytest_mlctx import gate_report
 from pytest_mlctx.attempts import STATUS, Attempt, Outcome
 from pytest_mlctx.lifecycle import Room
 from pytest_mlctx.test_facts import IDENTITY
+from pytest_mlctx.trials import TRIALS
 
 if TYPE_CHECKING:
     from pytest_mlctx.gates import Gate
@@ -41,7 +42,7 @@ class Recording(Room):
         self._recorded = self._unrecorded = 0
         self.why_not = ""
         self._arguments = " ".join(["pytest", *map(str, config.invocation_params.args)])
-        self._root = config.rootpath
+        self._config, self._root = config, config.rootpath
         self._opened = opened
         self._pins = settings.baseline == "pin"
         self._records: Records | None = None
@@ -78,6 +79,7 @@ class Recording(Room):
         if attempt is None:
             return
         attempt.add(report)
+        attempt.trials = [self._trial(number, data) for number, data in enumerate(_trials(report), 1)]
         if report.when in ("teardown", _CRASH) or report.outcome == "rerun":  # type: ignore[comparison-overlap]
             self._write(key, report)
 
@@ -85,6 +87,15 @@ class Recording(Room):
         self._attempts[key] += 1
         started = getattr(report, "start", None) or time.time() - report.duration
         return Attempt(identity, self._attempts[key], started)
+
+    def _trial(self, number: int, data: Sequence[Mapping[str, Any]]) -> Attempt:
+        restored = self._config.hook.pytest_report_from_serializable
+        reports = [restored(config=self._config, data=dict(report)) for report in data]
+        identity = vars(reports[0])[IDENTITY]
+        trial = Attempt({**identity, "name": f"trial {number}"}, number, reports[0].start)
+        for report in reports:
+            trial.add(report)
+        return trial
 
     def _write(self, key: _Test, report: pytest.TestReport | None) -> None:
         attempt = self._pending.pop(key)
@@ -202,6 +213,11 @@ class Recording(Room):
             lines.append(gate_report.row(cells))
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write("\n".join(lines) + "\n")
+
+
+def _trials(report: pytest.TestReport) -> Sequence[Sequence[Mapping[str, Any]]]:
+    found: Sequence[Sequence[Mapping[str, Any]]] = vars(report).pop(TRIALS, ())
+    return found
 
 
 def _versions() -> dict[str, str]:

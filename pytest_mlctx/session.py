@@ -156,6 +156,10 @@ class Session:
             self._load_loguru()
         if items and (self.judges_every_test or used):
             self._follow()
+        if any(item.get_closest_marker("mlctx_trials") for item in items):
+            from pytest_mlctx.trials import Trials
+
+            self._config.pluginmanager.register(Trials(), "mlctx-trials")
         if items and self.settings.requirements == "reuse":
             self.reuse_requirements(always=True)
 

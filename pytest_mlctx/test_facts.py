@@ -58,7 +58,8 @@ class TestFacts(Room):
         try:
             self._marked = _marks(item)
         except TypeError as error:
-            pytest.fail(f"the marker mlctx_record {error}; it is {MARKER}.", pytrace=False)
+            told = f"the marker mlctx_record {error}; it is {MARKER}."
+            raise pytest.fail.Exception(told, pytrace=False) from None
 
     def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Attach to the setup's report who the test is, to the last what it tracked.

@@ -10,7 +10,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import islice
@@ -55,6 +55,8 @@ class Record(NamedTuple):
     """Ids of the runs in the same store that the test opened and that have no parent."""
     files: Mapping[str, str] = {}
     """Texts by the names of the artifacts that they become."""
+    trials: Sequence[Record] = ()
+    """Of the trials that the test was made of; no history of theirs is kept."""
 
 
 class Records:
@@ -129,25 +131,27 @@ class Records:
 
     def write(self, record: Record) -> str:
         """Write one record whole; the id of its run."""
-        return self._asked(lambda: self._written(record))
+        return self._asked(lambda: self._written(record, "test", self.session_run))
 
-    def _written(self, record: Record) -> str:
+    def _written(self, record: Record, kind: str, parent: str | None) -> str:
         own = {
-            _RECORD: "test",
+            _RECORD: kind,
             _SESSION: record.session,
             _OF_SESSION: record.session,
             "mlctx.nodeid": record.nodeid,
             _HISTORY: history_name(record.key or record.nodeid),
             _TEST: record.nodeid,
         }
-        if self.session_run is not None:
-            own["mlflow.parentRunId"] = self.session_run
+        if parent is not None:
+            own["mlflow.parentRunId"] = parent
         run_id = self._created(record.name, record.started, {**record.tags, **own})
         if record.files:
             self._attach(record.files)
         self._completed(run_id, record.ended, record.status, record.params, record.metrics)
         for child in record.children:
             self._store.set_tag(child, _entity("RunTag", "mlflow.parentRunId", run_id))
+        for trial in record.trials:
+            self._written(trial, "trial", run_id)
         return run_id
 
     def _created(self, name: str, started: float, tags: Mapping[str, str]) -> str:

@@ -1,0 +1,201 @@
+"""Trials: a test that is run several times, and has one outcome by the share of trials that passed."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import pytest
+
+from pytest_mlctx import findings, pytest_internals
+from pytest_mlctx.options import TRIALS_MARKER
+from pytest_mlctx.test_facts import IDENTITY, TRACKED
+
+TRIALS = "mlctx_trials"
+"""The attribute of a recorded test's teardown report: the reports of each trial, as data."""
+_CONFIDENCE = 0.95
+_WORSE = 0.1  # than `pass_rate`: the agent that the reader of a failure is told about
+
+
+class Asked(NamedTuple):
+    """What the marker asks for."""
+
+    trials: int
+    pass_rate: float
+
+    @property
+    def needed(self) -> int:
+        """How many trials have to pass; at most ``trials``."""
+        return math.ceil(self.trials * self.pass_rate - 1e-9)
+
+    def certain(self, passed: int, failed: int) -> bool:
+        """Whether no further trial changes the outcome."""
+        return passed >= self.needed or failed > self.trials - self.needed
+
+    def chance(self, rate: float) -> float:
+        """The probability that a test passes of which each trial does with this probability."""
+        return sum(
+            math.comb(self.trials, passed) * rate**passed * (1 - rate) ** (self.trials - passed)
+            for passed in range(self.needed, self.trials + 1)
+        )
+
+
+def asked_for(item: pytest.Item) -> Asked | None:
+    """What the closest marker of a test asks for; None where it has none, or one of a single trial.
+
+    Raises:
+        TypeError: it is written wrong; the end of a sentence.
+    """
+    marker = item.get_closest_marker("mlctx_trials")
+    if marker is None:
+        return None
+    count = marker.args[0] if len(marker.args) == 1 else marker.kwargs.get("count")
+    pass_rate = marker.kwargs.get("pass_rate", 1.0)
+    if marker.kwargs.keys() - {"count", "pass_rate"} or len(marker.args) + ("count" in marker.kwargs) != 1:
+        raise TypeError("takes the number of trials, and pass_rate")
+    if type(count) is not int or count < 1:
+        raise TypeError(f"takes a number of trials of 1 or more, not {count!r}")
+    if isinstance(pass_rate, bool) or not isinstance(pass_rate, (int, float)) or not 0 < pass_rate <= 1:
+        raise TypeError(f"takes a pass_rate above 0 and up to 1, not {pass_rate!r}")
+    return Asked(count, pass_rate) if count > 1 else None
+
+
+def wilson(passed: int, count: int) -> tuple[float, float]:
+    """The interval that holds the true rate with 95 % confidence (Wilson's score interval)."""
+    z = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
+    rate, scale = passed / count, 1 + z * z / count
+    middle = rate + z * z / (2 * count)
+    half = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
+class Trials:
+    """Runs the tests that are marked."""
+
+    @pytest.hookimpl(tryfirst=True)  # before a plugin that runs a test again when it has failed
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Run all trials, and report one test."""
+        try:
+            asked = asked_for(item)
+        except TypeError:  # told in its setup
+            return None
+        if asked is None:
+            return None
+        hook = item.ihook
+        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in _as_one(item, asked, _run(item, nextitem, asked)):
+            hook.pytest_runtest_logreport(report=report)
+        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Say of a marker that it is written wrong."""
+        try:
+            asked_for(item)
+        except TypeError as error:
+            told = f"the marker mlctx_trials {error}; it is {TRIALS_MARKER}."
+            raise pytest.fail.Exception(told, pytrace=False) from None
+
+
+_Trial = Mapping[str, pytest.TestReport]
+"""The reports of a trial, by phase."""
+
+
+def _run(item: pytest.Item, nextitem: pytest.Item | None, asked: Asked) -> list[_Trial]:
+    trials: list[_Trial] = []
+    given, over = len(item.user_properties), False
+
+    def then(call: pytest.TestReport | None) -> pytest.Item | None:
+        nonlocal over
+        passed, failed = _counts(trials)
+        if call is None or _skips(call):
+            over = True
+        else:
+            over = asked.certain(passed + call.passed, failed + (not call.passed))
+        # Another item of the same parents: what is of higher scope stays for the next trial.
+        return nextitem if over else copy.copy(item)
+
+    while not over:
+        del item.user_properties[given:]
+        trials.append(pytest_internals.run(item, then))
+    return trials
+
+
+def _skips(call: pytest.TestReport) -> bool:
+    return call.skipped and not hasattr(call, "wasxfail")
+
+
+def _counts(trials: Sequence[_Trial]) -> tuple[int, int]:
+    passed = sum(trial["call"].passed for trial in trials)
+    return passed, len(trials) - passed
+
+
+def _as_one(item: pytest.Item, asked: Asked, trials: Sequence[_Trial]) -> list[pytest.TestReport]:
+    """The reports of one test: an error in a setup or teardown is an error, a skip skips the test."""
+    last = trials[-1]
+    setup = trials[0]["setup"] if last["setup"].passed else last["setup"]
+    teardown = next((trial["teardown"] for trial in trials if trial["teardown"].failed), last["teardown"])
+    for kind in findings.KINDS:
+        found = kind.attached(trial["teardown"] for trial in trials)
+        if found:
+            kind.attach(teardown, kind.merged(found))
+    if "call" not in last:
+        return [setup, teardown]
+    if _skips(last["call"]):
+        return [setup, last["call"], teardown]
+    passed, _ = _counts(trials)
+    told = f"{passed} of {len(trials)} trials passed"
+    if passed >= asked.needed:
+        call = [trial["call"] for trial in trials if trial["call"].passed][-1]
+    else:
+        failures = [trial["call"] for trial in trials if not trial["call"].passed]
+        call = next((failure for failure in failures if failure.failed), failures[0])  # or all were expected
+        parts = [("trials", "\n".join(_explained(asked, trials, told))), *_others(call, failures)]
+        pytest_internals.add_to_failure(call, told, parts)
+    for phase, report in (("setup", setup), ("call", call), ("teardown", teardown)):
+        report.duration = sum(trial[phase].duration for trial in trials)
+    teardown.user_properties.append(("mlctx.trials", told))
+    if IDENTITY in vars(setup):
+        vars(teardown)[TRACKED] = vars(last["teardown"]).get(TRACKED)
+        vars(teardown)[TRIALS] = [
+            [
+                item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
+                for report in trial.values()
+            ]
+            for trial in trials
+        ]
+    return [setup, call, teardown]
+
+
+def _explained(asked: Asked, trials: Sequence[_Trial], told: str) -> Iterator[str]:
+    passed, _ = _counts(trials)
+    low, high = wilson(passed, len(trials))
+    yield f"{told}; {asked.needed} of {asked.trials} had to (pass_rate={asked.pass_rate:g})"
+    yield f"the true rate lies between {low:.0%} and {high:.0%} (Wilson's interval, 95 %)"
+    if high >= asked.pass_rate:
+        worse = asked.pass_rate - min(_WORSE, asked.pass_rate / 2)
+        yield (
+            f"so few trials cannot tell: what succeeds in {asked.pass_rate:.0%} of its trials fails this "
+            f"test {1 - asked.chance(asked.pass_rate):.0%} of the time, "
+            f"and what succeeds in {worse:.0%} passes it {asked.chance(worse):.0%} of the time"
+        )
+    kinds: dict[object, list[int]] = {}
+    for number, trial in enumerate(trials, 1):
+        if not trial["call"].passed:
+            kinds.setdefault(pytest_internals.kind_of_failure(trial["call"]), []).append(number)
+    for numbers in kinds.values():
+        which = f"trial {numbers[0]}" if len(numbers) == 1 else f"trials {', '.join(map(str, numbers))}"
+        yield f"{which}: {pytest_internals.headline(trials[numbers[0] - 1]['call'])}"
+
+
+def _others(told: pytest.TestReport, failures: Sequence[pytest.TestReport]) -> Iterator[tuple[str, str]]:
+    """The first of each other kind of failure, as pytest prints it."""
+    seen = {pytest_internals.kind_of_failure(told)}
+    for failure in failures:
+        kind = pytest_internals.kind_of_failure(failure)
+        if kind not in seen:
+            seen.add(kind)
+            yield "another failure", failure.longreprtext
