@@ -98,8 +98,12 @@ class OpenSpan(Kind):
         runtime = self._runtimes()[key]
         runtime.attach(type(runtime.get_current())() if before is ABSENT else before)
         if left is not None and (was is None or _trace_id(was) != _trace_id(left)):
-            manager = sys.modules["mlflow.tracing.trace_manager"].InMemoryTraceManager
-            manager.get_instance().pop_trace(_trace_id(left))
+            manager = sys.modules["mlflow.tracing.trace_manager"].InMemoryTraceManager.get_instance()
+            for trace in [*getattr(manager, "_traces", {}).values()]:
+                for span in trace.span_dict.values():
+                    if _trace_id(span._span) == _trace_id(left):
+                        _silence(span._span)
+            manager.pop_trace(_trace_id(left))
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """The name of the span; of other things in the context nothing."""
@@ -120,6 +124,13 @@ def _span(context: Any) -> Any | None:
     span = trace.get_current_span(context)
     # MLflow 2 makes one current that has no context where it cannot record.
     return span if getattr(span.get_span_context(), "is_valid", False) else None
+
+
+def _silence(span: Any) -> None:
+    """Let the span end in silence: the collector may end it while MLflow opens the store to export it to."""
+    processor = getattr(span, "_span_processor", None)
+    if processor is not None:
+        span._span_processor = type(processor)()
 
 
 def _trace_id(span: Any) -> int:

@@ -32,8 +32,8 @@ def settings(*pragmas: str, admit: Callable[[], None] | None = None) -> Iterator
 
     MLflow sends three at the start of each session. They are set once per connection instead: the busy
     timeout among them would undo ours, and together they are a good part of the statements of a run.
-    With ``admit``, a copy of the template: its schema isn't verified, new experiments get ids of ours, and
-    whoever is to be kept from the store is refused at the end of each transaction by what ``admit`` raises.
+    With ``admit``, a copy of the template: its schema is neither made nor verified, new experiments get ids
+    of ours, and who is to be kept from the store is refused at the end of each transaction by what it raises.
     """
     utils, tracking, registry = map(importlib.import_module, (_UTILS, _TRACKING, _REGISTRY))
     own = admit is not None
@@ -61,6 +61,8 @@ def settings(*pragmas: str, admit: Callable[[], None] | None = None) -> Iterator
                 stack.enter_context(replaced(module, "_get_managed_session_maker", make_without))
         if own:
             stack.enter_context(replaced(utils, "_verify_schema", lambda _engine: None))
+            for module in (utils, registry):  # MLflow 3.1 migrates each store whenever it opens it
+                stack.enter_context(replaced(module, "_initialize_tables", lambda _engine: None))
             _number_experiments()
         # MLflow 2 makes the artifact folder by opening the store; the first artifact makes it anyway.
         stack.enter_context(replaced(tracking, "mkdir", lambda *_args: None))

@@ -21,14 +21,15 @@ pytestmark = pytest.mark.usefixtures("mlflow_imported", "put_back")
 
 @pytest.fixture
 def migrations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The databases that MLflow migrates."""
+    """The databases that MLflow migrates; some versions do so whenever they open one."""
     from mlflow.store.db import utils
 
     seen: list[str] = []
     original = utils._upgrade_db
 
     def upgrade(engine: Any) -> None:
-        seen.append(engine.url.database)
+        if engine.url.database not in seen:
+            seen.append(engine.url.database)
         original(engine)
 
     monkeypatch.setattr(utils, "_upgrade_db", upgrade)
@@ -89,6 +90,17 @@ def test_a_file_that_has_tables_is_left_to_mlflow(tmp_path: Path, migrations: li
         tracking(tmp_path / "own.db")
     assert migrations == [str(tmp_path / "own.db")]
     assert query(tmp_path / "own.db", "SELECT * FROM own") == []
+
+
+def test_a_store_that_was_made_is_not_migrated_when_it_is_opened_again(
+    tmp_path: Path, migrations: list[str]
+) -> None:
+    with new_files.from_template():
+        tracking(tmp_path / "ours.db")
+        for engines in Engine().maps().values():
+            engines.pop(f"sqlite:///{tmp_path}/ours.db", None)
+        registry(tmp_path / "ours.db")
+    assert migrations == []
 
 
 def test_a_database_in_memory_is_left_to_mlflow(migrations: list[str]) -> None:
