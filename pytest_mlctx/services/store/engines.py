@@ -61,12 +61,27 @@ def settings(*pragmas: str, admit: Callable[[], None] | None = None) -> Iterator
                 stack.enter_context(replaced(module, "_get_managed_session_maker", make_without))
         if own:
             stack.enter_context(replaced(utils, "_verify_schema", lambda _engine: None))
-            for module in (utils, registry):  # MLflow 3.1 migrates each store whenever it opens it
-                stack.enter_context(replaced(module, "_initialize_tables", lambda _engine: None))
             _number_experiments()
+        initialize = getattr(utils, "_initialize_tables", None)
+
+        def initialize_once(engine: Engine) -> None:
+            if initialize is not None and not (own or is_current(engine)):
+                initialize(engine)
+
+        for module in (utils, registry):
+            stack.enter_context(replaced(module, "_initialize_tables", initialize_once))
         # MLflow 2 makes the artifact folder by opening the store; the first artifact makes it anyway.
         stack.enter_context(replaced(tracking, "mkdir", lambda *_args: None))
         yield
+
+
+def is_current(engine: Engine) -> bool:
+    """Whether nothing is left to migrate: MLflow 3.1 to 3.8 migrate a store whenever they open it."""
+    utils = importlib.import_module(_UTILS)
+    try:
+        return bool(utils._get_schema_version(engine) == utils._get_latest_schema_revision())
+    except Exception:  # then MLflow says what is wrong
+        return False
 
 
 def migrate(uri: str, artifact_root: str) -> None:

@@ -29,7 +29,7 @@ def fill(path: Path) -> None:
         with _connected(path) as connection:
             if not _empty(connection):
                 return
-    content, _ = _content()  # before the file is made: there may be no MLflow that can
+    content = _content()  # before the file is made: there may be no MLflow that can
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def place_default(connection: sqlite3.Connection) -> None:
@@ -40,20 +40,15 @@ def fill(path: Path) -> None:
 
 
 def put_tables(path: Path) -> bool:
-    """Put MLflow's tables into an empty SQLite file, in one transaction; whether nothing is left to migrate.
+    """Put MLflow's tables into an empty SQLite file, in one transaction; whether it was empty.
 
-    What MLflow's migrations would have made, to which MLflow then adds its default experiment. MLflow 3.1 to
-    3.8 migrate a store whenever they open it, one of this very version too.
+    What MLflow's migrations would have made, to which MLflow then adds its default experiment.
 
     Raises:
         OSError: the template can't be made.
         sqlite3.Error: the file can't be written, or stays locked for 60 s.
     """
-    content, version = _kept_content()
-    if _put(content, path, lambda connection: connection.execute("DELETE FROM experiments")):
-        return True
-    with _connected(path) as connection:
-        return _version(connection) == version
+    return _put(_kept_content(), path, lambda connection: connection.execute("DELETE FROM experiments"))
 
 
 def _put(content: Savepoint, path: Path, then: Callable[[sqlite3.Connection], object]) -> bool:
@@ -73,19 +68,13 @@ def _empty(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
 
 
-def _version(connection: sqlite3.Connection) -> object:
-    with contextlib.suppress(sqlite3.OperationalError):  # no such table
-        return connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    return None
-
-
-def _content() -> tuple[Savepoint, object]:
+def _content() -> Savepoint:
     folder = paths.temporary_folder()
     try:
         path = folder / "template.db"
         path.write_bytes(template.image())
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            return Savepoint.take(connection), _version(connection)
+            return Savepoint.take(connection)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

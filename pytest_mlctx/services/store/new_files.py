@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from pytest_mlctx.services import imports
-from pytest_mlctx.services.store import initialization
+from pytest_mlctx.services.store import engines, initialization
 
 _UTILS = "mlflow.store.db.utils"
 _NAME, _HEAD = "_initialize_tables", "_get_latest_schema_revision"
@@ -59,7 +59,7 @@ def _initializing(original: Callable[[Any], None]) -> Callable[[Any], None]:
         if path is not None:
             building = True  # the template itself is made by MLflow's migrations
             try:
-                if initialization.put_tables(path):
+                if initialization.put_tables(path) or engines.is_current(engine):
                     return
             except (OSError, sqlite3.Error):
                 pass  # MLflow says what is wrong with the file
