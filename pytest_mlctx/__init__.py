@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # Whoever names the package as a plugin means the plugin.
-pytest_plugins = ("pytest_mlctx.plugin",)
+pytest_plugins: tuple[str, ...] = ("pytest_mlctx.plugin",)
 
 if not TYPE_CHECKING:  # to type checkers a name that is not above is a mistake
 

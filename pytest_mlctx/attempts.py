@@ -33,7 +33,7 @@ class Attempt:
         self.name: str = identity["name"]
         self.number = number
         self.outcome: Outcome = "passed"
-        self.reason = ""
+        self.reason: str = ""
         self.failures: list[pytest.TestReport] = []
         self._tags: Mapping[str, str] = identity["tags"]
         self._started, self._ended = started, started

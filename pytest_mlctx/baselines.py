@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 import pytest
 
@@ -29,7 +29,7 @@ class Baseline:
     # NumPy and pandas leave the comparison to this side then.
     __array_ufunc__ = None
     __pandas_priority__ = 10_000
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __init__(self, compare: Callable[[Operator, Any], list[Gate]], what: str) -> None:
         self._compare = compare
@@ -52,13 +52,17 @@ class Baseline:
         self.lines = [line for gate in bad for line in gate.lines]
         return not bad
 
-    def _refuse(self, _: object) -> NoReturn:
+    def _refuse(self) -> NoReturn:
         raise TypeError(f"{self!r} is compared by {_NAMES}: <, > and != leave no allowance.")
 
-    __lt__ = __gt__ = _refuse
+    def __lt__(self, value: object) -> NoReturn:
+        self._refuse()
+
+    def __gt__(self, value: object) -> NoReturn:
+        self._refuse()
 
     def __ne__(self, value: object) -> bool:
-        self._refuse(value)
+        self._refuse()
 
     def __repr__(self) -> str:
         return f"mlflow_baseline({self._what})"

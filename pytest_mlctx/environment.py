@@ -64,12 +64,12 @@ class Environment:
         self.settings = settings
         self._link: Path | None = None
         self._home: Path | None = None  # in pytest's temporary folder, once it has a name
-        self.folder = Path()
+        self.folder: Path = Path()
         self.store: Store | None = None
         self.store_uri: str | None = None
         self.empty: Savepoint | None = None
         self.asked_for: set[str] = set()
-        self.ambient = {name: os.environ[name] for name in AMBIENT if name in os.environ}
+        self.ambient: dict[str, str] = {name: os.environ[name] for name in AMBIENT if name in os.environ}
 
     @property
     def tracking_uri(self) -> str:

@@ -232,7 +232,7 @@ class Sandbox:
         self._artifacts = artifacts
         self._store = store
         self._empty = store.savepoint()
-        self.uri = store.uri
+        self.uri: str = store.uri
 
     def empty(self, experiment: str) -> None:
         """Make the store hold the experiment and nothing else."""

@@ -34,13 +34,14 @@ class Recording(Room):
 
     def __init__(self, config: pytest.Config, settings: Settings, opened: Callable[[], Records]) -> None:
         assert settings.record is not None
-        self.uri, self.experiment = settings.record, settings.experiment
+        self.uri: str = settings.record
+        self.experiment: str = settings.experiment
         self.address: str | None = None  # of the session's run
         self.gates: dict[str, list[Gate]] = {}  # by node id, of the last attempt
         self._outcomes: dict[_Test, Outcome] = {}  # of the last attempt
         self._failed: dict[_Test, tuple[Attempt, str | None]] = {}  # with the address of its record
         self._recorded = self._unrecorded = 0
-        self.why_not = ""
+        self.why_not: str = ""
         self._arguments = " ".join(["pytest", *map(str, config.invocation_params.args)])
         self._config, self._root = config, config.rootpath
         self._opened = opened

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pytest
 
@@ -44,16 +44,16 @@ ACTIVE = "mlctx_active"
 class Session:
     """One session of pytest, a worker's own under xdist."""
 
-    key = pytest.StashKey["Session"]()
+    key: ClassVar[pytest.StashKey[Session]] = pytest.StashKey()
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         config.add_cleanup(self._leave_lost)
         self._stack = ExitStack()
         self._blocks: list[ExitStack] = []  # of the fixtures, as they were entered
-        self.settings = settings
-        self.began = time.monotonic()
-        self.active = False
+        self.settings: Settings = settings
+        self.began: float = time.monotonic()
+        self.active: bool = False
         self.served: Server | None = None  # once a test asks for it
         self.recording: Recording | None = None
         self.test_facts: TestFacts | None = None
@@ -70,7 +70,7 @@ class Session:
             made = ExitStack()
             made.enter_context(new_files.from_template())
             config.add_cleanup(made.close)
-        self.folder = Path()  # in pytest's temporary folder, once a service is asked for
+        self.folder: Path = Path()  # in pytest's temporary folder, once a service is asked for
 
     @classmethod
     def of(cls, config: pytest.Config) -> Session:

@@ -38,7 +38,7 @@ class TestFacts(Room):
         self._marked: Mapping[str, Any] | None = None
         self._failed: pytest.TestReport | None = None
         self.gates: list[Gate] = []  # of the test that runs
-        self.key = ""  # by which it wants its history to be found
+        self.key: str = ""  # by which it wants its history to be found
         self._stack = ExitStack()
         self._stack.enter_context(imports.once_imported("mlflow", self._listen))
 

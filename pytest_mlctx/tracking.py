@@ -36,7 +36,7 @@ class Tracking(Room):
         self._command = str(workerinput.get("mainargv", [""])[0])  # of xdist's controller
         self._asked_for = settings.tags
         self._stays = settings.isolation == "session"
-        self.session_tags = {
+        self.session_tags: dict[str, str] = {
             **settings.tags,
             "mlctx.session": workerinput.get("testrunuid", uuid.uuid4().hex),
             **({"mlctx.worker": workerinput["workerid"]} if "workerid" in workerinput else {}),

@@ -32,7 +32,7 @@ class Service(BaseModel, ABC):
     ``stop()`` gives back what was before it.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     libraries: ClassVar[tuple[state.Library, ...]] = ()
     """The libraries whose process-wide state the service holds while it runs."""

@@ -42,11 +42,11 @@ def _backend() -> Any:  # a plyer.facades.Notification: untyped
     # Made here and not by plyer.notification, which prints the traceback of a backend that cannot be imported
     # and, on Linux, warns, chooses D-Bus or, beside a folder /app, Flatpak.
     if plyer.utils.platform == "linux":
-        return NotifySend()
+        return _NotifySend()
     return import_module(f"plyer.platforms.{plyer.utils.platform}.notification").instance()
 
 
-class NotifySend(Notification):  # type: ignore[misc]  # plyer has no types
+class _NotifySend(Notification):  # type: ignore[misc]  # plyer has no types
     """plyer's facade over libnotify's ``notify-send``, with its exit status, a timeout and a deadline.
 
     What a summary, a body and an expiry time are is told by the Desktop Notifications Specification

@@ -32,7 +32,7 @@ class MlflowService(Service):
     class RunConfig(BaseModel):
         """What ``MlflowService.run_context`` gives to ``mlflow.start_run``."""
 
-        model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+        model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True, extra="forbid")
 
         name: str
         """The run's name, not its id; need not be unique."""

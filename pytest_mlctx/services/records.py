@@ -86,7 +86,7 @@ class Records:
             opened_apart(uri, functools.partial(uris.ask, "--mlctx-record", uri, experiment)) as own,
         ):
             self._store = own
-            self.experiment_id = self._asked(lambda: self._experiment(experiment))
+            self.experiment_id: str = self._asked(lambda: self._experiment(experiment))
             self._asked(self._end_abandoned)
 
     def _asked(self, question: Callable[[], T]) -> T:

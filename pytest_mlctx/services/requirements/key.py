@@ -38,7 +38,7 @@ class Model:
 
     def __init__(self, path: Path, provided: Callable[[str], bool]) -> None:
         self._parts: list[tuple[str, Callable[[bool], Any]]] = []
-        self.user_code = False
+        self.user_code: bool = False
         """Whether code takes part that no installed distribution provides."""
         self._provided = provided
         root = root_of(path)

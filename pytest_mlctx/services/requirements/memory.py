@@ -69,7 +69,7 @@ class Memory:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self.refused = cache.refusal
+        self.refused: str | None = cache.refusal
         """Why nothing is kept for other processes, in one sentence."""
         self._entries: dict[str, dict[str, Any]] = {}
         self._locks: dict[str, threading.Lock] = {}

@@ -40,7 +40,7 @@ class Observer:
         self.seen: dict[tuple[str, str], str] = {}
         self._asked: set[str] = set()  # modules, found or not
         self.doubts: set[str] = set()  # why the answer can't be kept
-        self.user_code = False
+        self.user_code: bool = False
         self._trust = trust
         self.skip(ours)
         self._written: set[str] = set()

@@ -38,8 +38,8 @@ class Held:
     __slots__ = ("key", "thing")
 
     def __init__(self, key: object, thing: Any) -> None:
-        self.key = key
-        self.thing = thing
+        self.key: object = key
+        self.thing: Any = thing
 
     def __repr__(self) -> str:
         return f"Held({self.key!r})"

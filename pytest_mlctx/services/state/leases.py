@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ class Lease:
         return not self.before.libraries.isdisjoint(other.before.libraries)
 
 
-numbers = itertools.count()
+numbers: Iterator[int] = itertools.count()
 leases: dict[int, Lease] = {}
 
 

@@ -19,7 +19,7 @@ class Builder(Kind):
     """What builds the stores of a scheme, where it is not what MLflow has registered."""
 
     def __init__(self, what: str, module: str, variable: str, register: str) -> None:
-        self.name = f"mlflow.{what.replace(' ', '_')}"
+        self.name: str = f"mlflow.{what.replace(' ', '_')}"
         self._what = what
         self._names = (module, variable, register)
 
