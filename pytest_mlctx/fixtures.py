@@ -144,7 +144,7 @@ def _mlctx_environment(request: pytest.FixtureRequest, _mlctx_folder: Path) -> N
         request,
         session.environment.in_force(_mlctx_folder),
         session.tracking.sourced(),
-        session.traces.handed_over(),
+        session.traces.followed(),
     )
 
 

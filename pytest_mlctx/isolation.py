@@ -168,6 +168,7 @@ class Isolation(Room):
     def before_setup(self, item: pytest.Item) -> None:
         """Take the store back, unless nobody has written to it since."""
         self._setting_up = True
+        self._taken_back.update(dict.fromkeys(self._store.pending.drop(), self._nodeid))
         if self._store.data_version() != self._version:
             with _told(self._nodeid):
                 self._renew()
@@ -196,8 +197,10 @@ class Isolation(Room):
     @contextmanager
     def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
         """Keep what the fixture writes for all the tests that it lives for."""
-        mark, before = self._mark(), self._store.savepoint()
+        before = self._store.savepoint()
+        mark = self._mark()
         yield
+        self._store.pending.flush()
         if self._mark() != mark:
             # One that only looked may hold the id of the experiment: that stays while it lives.
             layer = self._layers.between(before, self._store.savepoint(), experiment=self._experiment_id)
@@ -237,6 +240,7 @@ class Sandbox:
     def empty(self, experiment: str) -> None:
         """Make the store hold the experiment and nothing else."""
         _freed(self._store)
+        self._store.pending.drop()
         with _told("A test before"):
             self._store.back(self._empty, experiment=experiment, artifacts=self._artifacts.take(self._store))
 

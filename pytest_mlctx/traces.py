@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,11 +28,13 @@ class Traces(Room):
         self._of_fixtures = 0  # of higher scope, which are in the middle of their setup
         self.outbox: list[Trace] = []
 
-    def handed_over(self) -> AbstractContextManager[None]:
-        """Within the block traces go to the outbox of the test that began them."""
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Within the block traces go to the outbox of the test that began them, and to the store later."""
         from pytest_mlctx.services import traces
 
-        return traces.handed_over(self._receiver)
+        with traces.handed_over(self._receiver), traces.deferred():
+            yield
 
     def _receiver(self) -> Callable[[Any], None] | None:
         try:

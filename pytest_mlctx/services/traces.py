@@ -1,14 +1,17 @@
-"""Every trace that this process finishes: handed over when it does, whatever exports it."""
+"""Every trace that this process finishes: handed over when it does, and written when somebody looks."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
+
+from pytest_mlctx.services.store import temporary
+from pytest_mlctx.services.store.pending import Write
 
 _OPEN = ("IN_PROGRESS", "TRACE_STATUS_UNSPECIFIED", "STATE_UNSPECIFIED")
 
@@ -52,6 +55,76 @@ def handed_over(begun: Callable[[], Callable[[Any], None] | None]) -> Iterator[N
         ):
             if getattr(manager, name) is own:
                 setattr(manager, name, original)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Within the block traces for a temporary store are written when it is next read or written, at once.
+
+    Where this MLflow exports them otherwise, as MLflow 2 does, they are written as they end.
+    """
+    try:
+        exporter: Any = import_module("mlflow.tracing.export.mlflow_v3").MlflowV3SpanExporter
+    except (ImportError, AttributeError):
+        yield
+        return
+    with ExitStack() as stack:
+        for name in ("_log_spans", "_log_trace"):
+            if hasattr(exporter, name):
+                stack.enter_context(_deferring(exporter, name))
+        yield
+
+
+@contextmanager
+def _deferring(exporter: Any, name: str) -> Iterator[None]:
+    original = getattr(exporter, name)
+
+    @functools.wraps(original)
+    def export(self: Any, *arguments: Any, **named: Any) -> None:
+        uri = getattr(getattr(self, "_client", None), "tracking_uri", None)
+        store = temporary.store_of(uri) if uri else None
+        trace_id = _trace_id(arguments)
+        if store is None or trace_id is None or not _admitted(store):
+            original(self, *arguments, **named)
+        else:
+            content = (trace_id, functools.partial(original, self), arguments, named)
+            store.pending.add(Write(trace_id, _write, content))
+
+    setattr(exporter, name, export)
+    try:
+        yield
+    finally:
+        if getattr(exporter, name) is export:
+            setattr(exporter, name, original)
+
+
+def _admitted(store: temporary.Store) -> bool:
+    try:
+        store.refuse()
+    except RuntimeError:  # a thread of a test before: MLflow tells that it is refused
+        return False
+    return True
+
+
+def _trace_id(arguments: tuple[Any, ...]) -> str | None:
+    """Of ``_log_spans(experiment_id, spans, …)`` or of ``_log_trace(trace, …)``."""
+    if isinstance(arguments[0], str):
+        spans = arguments[1]
+        return str(spans[0].trace_id) if spans and len({span.trace_id for span in spans}) == 1 else None
+    return None if arguments[0] is None else str(arguments[0].info.trace_id)
+
+
+def _write(waiting: Sequence[tuple[str, Callable[..., None], tuple[Any, ...], dict[str, Any]]]) -> None:
+    """Write traces in the order of their ends, the spans of each at once."""
+    spans: dict[str, list[Any]] = {}
+    for trace_id, _, arguments, _ in waiting:
+        if isinstance(arguments[0], str):
+            spans.setdefault(trace_id, []).extend(arguments[1])
+    for trace_id, original, arguments, named in waiting:
+        if not isinstance(arguments[0], str):
+            original(*arguments, **named)
+        elif trace_id in spans:
+            original(arguments[0], spans.pop(trace_id), *arguments[2:], **named)
 
 
 def state(trace: Any) -> str:

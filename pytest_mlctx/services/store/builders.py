@@ -46,7 +46,8 @@ def _serving_sqlite(build: Callable[..., Any]) -> Callable[..., Any]:
             arguments["artifact_uri"] = paths.artifact_uri(root)
         fast = () if own is None else ("synchronous = OFF",)
         admit = None if own is None else functools.partial(temporary.admit, own.path)
-        with engines.settings(*fast, admit=admit):
+        look = functools.partial(temporary.look, path) if path is not None else lambda: None
+        with engines.settings(*fast, admit=admit, look=look):
             engines.forget_foreign_engine(store_uri)
             store = build(store_uri=store_uri, **arguments)
         if own is not None and getattr(store, "artifact_root_uri", None) == paths.artifact_uri(own.artifacts):

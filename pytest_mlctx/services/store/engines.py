@@ -27,13 +27,16 @@ _engines: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()  # ours, and whe
 
 
 @contextlib.contextmanager
-def settings(*pragmas: str, admit: Callable[[], None] | None = None) -> Iterator[None]:
+def settings(
+    *pragmas: str, admit: Callable[[], None] | None = None, look: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """While it lasts, the SQLite engines that MLflow creates have these PRAGMAs on every connection.
 
     MLflow sends three at the start of each session. They are set once per connection instead: the busy
     timeout among them would undo ours, and together they are a good part of the statements of a run.
     With ``admit``, a copy of the template: its schema is neither made nor verified, new experiments get ids
-    of ours, and who is to be kept from the store is refused at the end of each transaction by what it raises.
+    of ours, and who is to be kept from the store is refused at the end of each transaction by what it raises;
+    ``look`` is called when one begins.
     """
     utils, tracking, registry = map(importlib.import_module, (_UTILS, _TRACKING, _REGISTRY))
     own = admit is not None
@@ -47,7 +50,7 @@ def settings(*pragmas: str, admit: Callable[[], None] | None = None) -> Iterator
                 _engines[engine] = own
                 _on_connect(engine, [*(every_session or ()), f"busy_timeout = {BUSY_TIMEOUT}", *pragmas])
                 if admit is not None:
-                    _on_commit(engine, admit)
+                    _on_transaction(engine, look, admit)
             return engine
 
         stack.enter_context(replaced(utils, "create_sqlalchemy_engine", create))
@@ -109,9 +112,10 @@ def _on_connect(engine: Engine, pragmas: list[str]) -> None:
     event.listen(engine, "connect", apply)
 
 
-def _on_commit(engine: Engine, admit: Callable[[], None]) -> None:
+def _on_transaction(engine: Engine, look: Callable[[], None], admit: Callable[[], None]) -> None:
     from sqlalchemy import event
 
+    event.listen(engine, "begin", lambda _connection: look())
     event.listen(engine, "commit", lambda _connection: admit())
 
 

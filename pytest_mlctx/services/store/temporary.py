@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_mlctx.services.state import mlflow_stores
 from pytest_mlctx.services.store import experiments, paths, template
+from pytest_mlctx.services.store.pending import Pending
 from pytest_mlctx.services.store.savepoint import Savepoint, transaction
 
 _TIMEOUT = 10.0  # seconds to wait for a transaction that a test left open
@@ -58,6 +59,7 @@ class Store:
         """MLflow's tracking stores on this file."""
         self.refuse: Callable[[], None] = lambda: None
         """Called in the thread that is about to commit for MLflow: what it raises keeps that thread out."""
+        self.pending = Pending()
         self._artifacts = self._first_artifacts = paths.artifacts_beside(path)
         self._lock = threading.Lock()
         self._connected: sqlite3.Connection | None = None
@@ -93,6 +95,7 @@ class Store:
 
     def savepoint(self) -> Savepoint:
         """What the store holds now."""
+        self.pending.flush()
         with self._lock:
             self._latest = Savepoint.take(self._connection(), self._latest)
             return self._latest
@@ -154,6 +157,7 @@ class Store:
         Raises:
             OSError: the file cannot be replaced, as on Windows while it is open.
         """
+        self.pending.drop()
         with self._lock:
             if self._connected is not None:
                 _close(self._connected, self._process)
@@ -174,6 +178,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the file, and of the folder that was made for it; further use opens it again."""
+        self.pending.flush()
         with self._lock:
             if self._connected is not None:
                 _close(self._connected, self._process)
@@ -221,6 +226,13 @@ def admit(path: Path) -> None:
     store = _stores.get(path)
     if store is not None:
         store.refuse()
+
+
+def look(path: Path) -> None:
+    """Write what waits to be written to the store of ours in this file: somebody is about to look."""
+    store = _stores.get(path)
+    if store is not None:
+        store.pending.flush()
 
 
 def store_of(uri: str) -> Store | None:
