@@ -200,7 +200,6 @@ class Isolation(Room):
         before = self._store.savepoint()
         mark = self._mark()
         yield
-        self._store.pending.flush()
         if self._mark() != mark:
             # One that only looked may hold the id of the experiment: that stays while it lives.
             layer = self._layers.between(before, self._store.savepoint(), experiment=self._experiment_id)

@@ -36,7 +36,7 @@ _ORDER: tuple[Role, ...] = (
     "late_threads",
     "unserved",
     "recording",
-    "traces",
+    "traces",  # writes those of a fixture before artifacts and isolation look at what it left
     "test_facts",  # reads the runs of a test when they are closed
     "tracking",  # knows of a test before the innermost, pytest itself, runs it
 )

@@ -49,9 +49,12 @@ class Traces(Room):
 
     @contextmanager
     def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
-        """The traces of a fixture of higher scope are no test's."""
+        """The traces of a fixture of higher scope are no test's; it leaves them written."""
+        from pytest_mlctx.services.store import pending
+
         self._of_fixtures += 1
         try:
             yield
         finally:
             self._of_fixtures -= 1
+            pending.flush_all()

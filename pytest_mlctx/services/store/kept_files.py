@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 _Look = tuple[int, int, int, int]
 """Size, times of change of content and entry in nanoseconds, inode: another look means another content."""
@@ -58,7 +58,9 @@ def keep(earlier: Version, before: dict[str, _Look], copies: Path) -> Version:
             shutil.copy2(earlier.folder / name, copy, follow_symlinks=False)
             files[name] = _File(copy, seen)
     added = {name for name in now if name.endswith("/") and name not in before}
-    return Version(earlier.folder, files, (earlier.folders & now.keys()) | added)
+    folders = (earlier.folders & now.keys()) | added
+    around = {f"{parent.as_posix()}/" for name in (*files, *folders) for parent in PurePath(name).parents}
+    return Version(earlier.folder, files, folders | (around - {"./"}))
 
 
 def put_back(version: Version, aside: Path) -> None:

@@ -82,6 +82,12 @@ class Pending:
         return dropped
 
 
+def flush_all() -> None:
+    """Write what waits for any store."""
+    for pending in [*_all]:
+        pending.flush()
+
+
 @cache
 def _watch() -> None:
     """Hear of other readers from now on: a hook of the interpreter's cannot be taken off again."""
@@ -90,5 +96,4 @@ def _watch() -> None:
 
 def _heard(event: str, _arguments: object) -> None:
     if event in _LOOKS:
-        for pending in [*_all]:
-            pending.flush()
+        flush_all()
