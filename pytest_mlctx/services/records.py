@@ -29,7 +29,9 @@ _MOST_AT_ONCE = {"metrics": 1000, "params": 100}  # of one request (mlflow.utils
 _ABANDONED = 24 * 3600.0  # seconds after which a session of another machine is taken for dead
 _OWN = 10  # records of this session itself, which a search may find too
 _PAGE, _MOST_PAGES = 1000, 10
-_HISTORY, _ANCHOR, _BRANCH = "mlctx.history", "mlctx.anchor", "mlflow.source.git.branch"
+# Of a record that passed, by its test, and by its test and branch: a search for one tag is quick.
+_HISTORY, _HISTORY_ON_BRANCH = "mlctx.history", "mlctx.history_on_branch"
+_ANCHOR, _BRANCH = "mlctx.anchor", "mlflow.source.git.branch"
 _RECORD, _PROCESS, _SESSION = "mlctx.record", "mlctx.process", "mlctx.session"
 # MLflow's own tags of tests (mlflow.pytest), which its UI knows.
 _TYPE, _TEST, _OF_SESSION = "mlflow.runType", "mlflow.test.name", "mlflow.test.session_id"
@@ -139,9 +141,11 @@ class Records:
             _SESSION: record.session,
             _OF_SESSION: record.session,
             "mlctx.nodeid": record.nodeid,
-            _HISTORY: history_name(record.key or record.nodeid),
             _TEST: record.nodeid,
         }
+        if kind == "test" and record.tags.get("mlctx.outcome") == "passed":
+            name = history_name(record.key or record.nodeid)
+            own |= {_HISTORY: name, _HISTORY_ON_BRANCH: _on_branch(name, record.tags.get(_BRANCH, ""))}
         if parent is not None:
             own["mlflow.parentRunId"] = parent
         run_id = self._created(record.name, record.started, {**record.tags, **own})
@@ -222,7 +226,10 @@ class Records:
                 self._read[branch] = self._asked(lambda: self._pages(_that_passed(branch)))
             found = [run for run in self._read[branch] if run.data.tags.get(_HISTORY) == name]
         else:
-            wanted = f"{_that_passed(branch)} AND tags.`{_HISTORY}` = '{name}'"
+            tag, value = (
+                (_HISTORY, name) if branch is None else (_HISTORY_ON_BRANCH, _on_branch(name, branch))
+            )
+            wanted = f"tags.`{tag}` = '{value}'"
             found = self._asked(lambda: self._search(wanted, at_most + _OWN))
         return [run for run in found if run.data.tags.get(_SESSION) != session][:at_most]
 
@@ -285,6 +292,10 @@ def _told(uri: str) -> Iterator[None]:
 def history_name(nodeid: str) -> str:
     """What the records of a test, or of a key that outlives its name, are found by: short, in no quotes."""
     return hashlib.sha256(nodeid.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _on_branch(name: str, branch: str) -> str:
+    return history_name(f"{name} {branch}")
 
 
 def _that_passed(branch: str | None) -> str:

@@ -109,3 +109,53 @@ def test_processes_that_meet_it_empty_share_it(database: str) -> None:
         assert cursor.fetchall() == [(f"job {number}", "FINISHED") for number in range(len(jobs))]
         cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
         assert cursor.fetchone() == (0,)
+
+
+GATED = """
+import os, pytest
+
+@pytest.mark.parametrize("number", range(100))
+def test_gated(number, mlflow_baseline):
+    accuracy = 0.9 - 0.1 * (os.environ.get("WORSE") == "yes" and number == 7)
+    assert accuracy >= mlflow_baseline("accuracy", rel=0.02)
+"""
+
+
+@pytest.mark.slow
+def test_gated_sessions_share_it_at_the_same_moment(database: str, tmp_path: Path) -> None:
+    import psycopg2
+
+    (tmp_path / "test_it.py").write_text(GATED)
+
+    def started(mode: str, worse: str = "no") -> subprocess.Popen[str]:
+        options = [f"--mlctx-record={database}", f"--mlctx-baseline={mode}", "--mlctx-experiment=gated"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-q", "-n2", "-p", "no:cacheprovider", *options],
+            cwd=tmp_path,
+            env={**os.environ, "WORSE": worse},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    for sessions, expected in (
+        ([started("record"), started("record")], "100 passed"),
+        ([started("check"), started("check")], "100 passed"),
+        ([started("check", worse="yes")], "1 failed, 99 passed"),
+    ):
+        for session in sessions:
+            told = session.communicate(timeout=240)[0]
+            assert expected in told, told
+    with (
+        contextlib.closing(psycopg2.connect(database.replace("+psycopg2", ""))) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(
+            "SELECT value, count(*), count(DISTINCT runs.run_uuid) FROM runs JOIN tags USING (run_uuid) "
+            "WHERE key = 'mlctx.record' AND status IN ('FINISHED', 'FAILED') GROUP BY value ORDER BY value"
+        )
+        assert cursor.fetchall() == [("session", 5, 5), ("test", 500, 500)]
+        cursor.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'")
+        assert cursor.fetchone() == (0,)
+        cursor.execute("SELECT count(*) FROM experiments WHERE name = 'gated'")
+        assert cursor.fetchone() == (1,)
