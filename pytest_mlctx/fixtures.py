@@ -145,6 +145,7 @@ def _mlctx_environment(request: pytest.FixtureRequest, _mlctx_folder: Path) -> N
         session.environment.in_force(_mlctx_folder),
         session.tracking.sourced(),
         session.traces.followed(),
+        session.beside_mlflows_plugin(),
     )
 
 

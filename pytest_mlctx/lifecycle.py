@@ -20,6 +20,7 @@ Role = Literal[
     "late_threads",
     "unserved",
     "recording",
+    "mlflow_tests",
     "test_facts",
     "traces",
     "tracking",
@@ -36,6 +37,7 @@ _ORDER: tuple[Role, ...] = (
     "late_threads",
     "unserved",
     "recording",
+    "mlflow_tests",
     "traces",  # writes those of a fixture before artifacts and isolation look at what it left
     "test_facts",  # reads the runs of a test when they are closed
     "tracking",  # knows of a test before the innermost, pytest itself, runs it

@@ -281,7 +281,25 @@ class Session:
         """The traces of each test."""
         from pytest_mlctx.traces import Traces
 
-        return Traces(self.late_threads)
+        return Traces(self.late_threads, self.tracking)
+
+    @contextmanager
+    def beside_mlflows_plugin(self) -> Iterator[None]:
+        """Within the block the run of MLflow's own plugin, where that is used, is active in its tests only."""
+        from pytest_mlctx.services import mlflow_tests, store
+
+        if not self._config.pluginmanager.hasplugin(mlflow_tests.PLUGIN):
+            yield
+            return
+        import mlflow
+
+        from pytest_mlctx.mlflow_tests import MlflowTests
+
+        stays = self.settings.isolation == "session"
+        room = MlflowTests(lambda: stays or not store.is_temporary(mlflow.get_tracking_uri()))
+        self.lifecycle.join("mlflow_tests", room)
+        yield
+        room.close()
 
     @cached_property
     def artifacts(self) -> Artifacts:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Trace
 
     from pytest_mlctx.late_threads import LateThreads
+    from pytest_mlctx.tracking import Tracking
 
 
 class Traces(Room):
@@ -23,8 +24,8 @@ class Traces(Room):
         outbox: the traces that the test finished, oldest first; of each attempt at it another list.
     """
 
-    def __init__(self, late_threads: LateThreads) -> None:
-        self._late_threads = late_threads
+    def __init__(self, late_threads: LateThreads, tracking: Tracking) -> None:
+        self._late_threads, self._tracking = late_threads, tracking
         self._of_fixtures = 0  # of higher scope, which are in the middle of their setup
         self.outbox: list[Trace] = []
 
@@ -33,14 +34,20 @@ class Traces(Room):
         """Within the block traces go to the outbox of the test that began them, and to the store later."""
         from pytest_mlctx.services import traces
 
-        with traces.handed_over(self._receiver), traces.deferred():
+        with traces.handed_over(self._begun), traces.deferred():
             yield
 
-    def _receiver(self) -> Callable[[Any], None] | None:
+    def _begun(self, info: Any) -> Callable[[Any], None] | None:
+        import mlflow
+
+        from pytest_mlctx.services import mlflow_tests
+
         try:
             self._late_threads.check()
         except RuntimeError:  # of a test before
             return None
+        own = {**self._tracking.trace_tags(mlflow.get_tracking_uri()), **mlflow_tests.tags()}
+        info.tags.update({key: value for key, value in own.items() if key not in info.tags})
         return None if self._of_fixtures else self.outbox.append
 
     def before_setup(self, item: pytest.Item) -> None:

@@ -59,13 +59,23 @@ class Tracking(Room):
         stays = self._stays or not store.is_temporary(store_uri)
         if not store.is_temporary(store_uri):
             self._opened.setdefault(store_uri, set()).add(experiment_id)
-        # Nobody looks for a run that isolation takes back, and tests compare the tags of their runs.
+        tags = self._tags(stays=stays)
+        of_test = self._item is not None and not self._setting_up
+        if of_test and self._record is not None and self._record[:2] == (store_uri, experiment_id):
+            tags["mlflow.parentRunId"] = self._record[2]
+        return tags
+
+    def trace_tags(self, store_uri: str) -> dict[str, str]:
+        """The tags of a trace that is about to begin."""
+        from pytest_mlctx.services import store
+
+        return self._tags(stays=self._stays or not store.is_temporary(store_uri))
+
+    def _tags(self, *, stays: bool) -> dict[str, str]:
+        # Nobody looks for what isolation takes back, and tests compare the tags of what they log.
         tags = dict(self.session_tags if stays else self._asked_for)
-        if self._item is not None and not self._setting_up:
-            if stays:
-                tags["mlctx.nodeid"] = self._item.nodeid
-            if self._record is not None and self._record[:2] == (store_uri, experiment_id):
-                tags["mlflow.parentRunId"] = self._record[2]
+        if stays and self._item is not None and not self._setting_up:
+            tags["mlctx.nodeid"] = self._item.nodeid
         return tags
 
     def opened(self, store_uri: str, run_id: str) -> None:

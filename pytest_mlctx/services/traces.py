@@ -17,24 +17,25 @@ _OPEN = ("IN_PROGRESS", "TRACE_STATUS_UNSPECIFIED", "STATE_UNSPECIFIED")
 
 
 @contextmanager
-def handed_over(begun: Callable[[], Callable[[Any], None] | None]) -> Iterator[None]:
+def handed_over(begun: Callable[[Any], Callable[[Any], None] | None]) -> Iterator[None]:
     """Within the block each finished trace (``mlflow.entities.Trace``) is handed over.
 
     All ways lead through ``InMemoryTraceManager``: decorators, the fluent and the client API, autologging.
 
     Args:
-        begun: asked when a trace begins, in the thread that begins it: to whom it is handed over, if anybody.
+        begun: asked when a trace begins, in the thread that begins it and with its ``TraceInfo``: to whom it
+            is handed over, if anybody.
     """
     manager: Any = import_module("mlflow.tracing.trace_manager").InMemoryTraceManager
     register, pop = manager.register_trace, manager.pop_trace
     receivers: dict[int, Callable[[Any], None]] = {}
 
     @functools.wraps(register)
-    def register_trace(self: Any, otel_trace_id: int, *arguments: Any, **named: Any) -> Any:
-        receiver = begun()
+    def register_trace(self: Any, otel_trace_id: int, trace_info: Any, *more: Any, **named: Any) -> Any:
+        receiver = begun(trace_info)
         if receiver is not None:
             receivers[otel_trace_id] = receiver
-        return register(self, otel_trace_id, *arguments, **named)
+        return register(self, otel_trace_id, trace_info, *more, **named)
 
     @functools.wraps(pop)
     def pop_trace(self: Any, otel_trace_id: int) -> Any:

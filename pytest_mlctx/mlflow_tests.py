@@ -1,0 +1,49 @@
+"""Tests of MLflow's own pytest plugin: its run is active in them, and in no test between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_mlctx.lifecycle import Room
+
+if TYPE_CHECKING:
+    from pytest_mlctx.services.mlflow_tests import SetAside
+
+
+class MlflowTests(Room):
+    """Sets the plugin's run aside when one of its tests is over, and gives it back to the next.
+
+    Args:
+        keeps: whether the store that MLflow tracks to keeps what tests log.
+    """
+
+    def __init__(self, keeps: Callable[[], bool]) -> None:
+        from pytest_mlctx.services import mlflow_tests
+
+        self._plugin = mlflow_tests
+        self._keeps = keeps
+        self._run: SetAside | None = None
+        self._is_one = False
+
+    def before_setup(self, item: pytest.Item) -> None:
+        """Note whose test begins."""
+        self._is_one = self._plugin.is_one(getattr(item, "function", None))
+
+    def before_call(self) -> None:
+        """Give it back to its test."""
+        if self._is_one and self._run is not None:
+            self._plugin.give_back(self._run)
+            self._run = None
+
+    def before_teardown(self) -> None:
+        """Set it aside, before anybody looks for what the test left open."""
+        self._run = self._plugin.set_aside(keep=self._keeps()) or self._run
+
+    def close(self) -> None:
+        """End it before the service does: the plugin itself would look for it in another store."""
+        if self._run is not None:
+            self._plugin.end(self._run)
+            self._run = None

@@ -1,0 +1,2 @@
+def test_quick(benchmark):
+    assert benchmark(lambda: 1) == 1

@@ -1,0 +1,2 @@
+def test_a(results_bag):
+    results_bag.accuracy = 1

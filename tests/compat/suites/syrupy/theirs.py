@@ -1,0 +1,2 @@
+def test_snapshot(snapshot):
+    assert snapshot == {"a": 1}
