@@ -285,7 +285,7 @@ class Session:
 
     @contextmanager
     def beside_mlflows_plugin(self) -> Iterator[None]:
-        """Within the block the run of MLflow's own plugin, where that is used, is active in its tests only."""
+        """Within the block the run of MLflow's own plugin, where there is one, is active in its tests."""
         from pytest_mlctx.services import mlflow_tests, store
 
         if not self._config.pluginmanager.hasplugin(mlflow_tests.PLUGIN):

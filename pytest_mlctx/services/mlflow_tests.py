@@ -62,7 +62,9 @@ def end(aside: SetAside) -> None:
 def tags() -> Mapping[str, str]:
     """What it tags the traces of an evaluation with, while one of its tests runs."""
     session: Any = sys.modules.get(_SESSION)
-    name, case = session.current_test() if session is not None else (None, None)
+    if session is None:
+        return {}
+    name, case = session.current_test()
     if name is None:
         return {}
     found = {session.TAG_TEST_NAME: name, session.TAG_SESSION_ID: session.session_id()}
