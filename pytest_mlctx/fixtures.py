@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from pytest_mlctx import mistakes
 from pytest_mlctx.session import Session
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _made(kind: type[S], fields: dict[str, Any], fixture: str) -> S:
         return kind(**fields)
     except ValidationError as error:
         mistake = " ".join(_sentence(kind, fixture, details) for details in error.errors(include_url=False))
-    pytest.fail(mistake, pytrace=False)  # here, where no other exception is shown with it
+    raise mistakes.error(mistake)  # here, where no other exception is shown with it
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def _running(service: S) -> Iterator[S]:
     except ServiceError as error:
         mistake = str(error)
     if mistake:
-        pytest.fail(mistake, pytrace=False)
+        raise mistakes.error(mistake)
     try:
         yield service
     finally:
@@ -159,7 +160,7 @@ def mlflow_service(
     session = Session.of(request.config)
     service = _made(MlflowService, mlflow_config, "mlflow_config")
     if reason := session.refuses(service.tracking_uri):
-        pytest.fail(reason, pytrace=False)
+        raise mistakes.error(reason)
     if registry := mlflow_config.get("registry_uri"):
         session.environment.asked_for.add(registry)
     return session.enter(
@@ -263,7 +264,7 @@ def mlflow_traces(request: pytest.FixtureRequest) -> list[Trace]:
 
     request.getfixturevalue(_service_of(request))
     if reason := traces.incompatibility():
-        pytest.fail(reason, pytrace=False)
+        raise mistakes.error(reason)
     return Session.of(request.config).traces.outbox
 
 

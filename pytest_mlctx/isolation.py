@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_mlctx import mistakes
 from pytest_mlctx.lifecycle import Room
 
 if TYPE_CHECKING:
@@ -225,6 +227,38 @@ class Isolation(Room):
             self._version = -1
             if self._setting_up:  # a parameter of it ends to make room for the next
                 self._renew()
+
+
+class ServerIsolation(Room):
+    """Each test on the session's server has an experiment of its own, which MLflow falls back on."""
+
+    def __init__(self, guard: Guard, url: str, experiment: str) -> None:
+        from mlflow import MlflowClient
+
+        from pytest_mlctx.services import defaults
+
+        self._defaults = defaults
+        self._guard = guard
+        self._client = MlflowClient(url)
+        self._experiment = experiment
+        self._experiment_id = defaults.active_experiment_id()
+        self._begin(os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0])
+
+    def before_setup(self, item: pytest.Item) -> None:
+        """Make the experiment."""
+        self._begin(item.nodeid)
+
+    def _begin(self, nodeid: str) -> None:
+        from pytest_mlctx.services import deadline, uris
+
+        before, name = self._experiment_id, f"{self._experiment} {nodeid} {uuid.uuid4().hex[:8]}"
+        try:
+            self._experiment_id = deadline.within(uris.DEADLINE, lambda: self._client.create_experiment(name))
+        except Exception as error:
+            raise mistakes.error(f"mlflow_server gives no experiment ({deadline.reason(error)}).") from None
+        if self._defaults.active_experiment_id() == before:
+            self._defaults.activate_experiment(self._experiment_id)
+        self._guard.renumber_experiment(before, self._experiment_id)
 
 
 class Sandbox:

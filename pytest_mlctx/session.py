@@ -358,12 +358,18 @@ class Session:
 
     @contextmanager
     def isolated(self, service: MlflowService, request: pytest.FixtureRequest) -> Iterator[None]:
-        """Where the service tracks to the temporary store: isolation by test, and remote stores governed."""
-        from pytest_mlctx.isolation import Isolation
+        """Isolation by test, where the service tracks to the temporary store or the session's server."""
+        from pytest_mlctx.isolation import Isolation, ServerIsolation
         from pytest_mlctx.services import remote, state, uris
 
         for uri in (service.tracking_uri, service.registry_uri or ""):
             self._config.add_cleanup(state.expect(*uris.files(uri)))
+        if self._is_served(service.tracking_uri) and self.settings.isolation != "session":
+            server = ServerIsolation(self.guard, service.tracking_uri, service.experiment_name)
+            self.lifecycle.join("isolation", server, request)
+            yield
+            self.lifecycle.leave("isolation")
+            return
         store, empty = self.environment.store, self.environment.empty
         if store is None or empty is None or service.tracking_uri != store.uri:
             yield
@@ -386,11 +392,15 @@ class Session:
 
     def refuses(self, tracking_uri: str) -> str | None:
         """Why tests cannot track there, as one sentence."""
-        if self.settings.isolation == "test" and tracking_uri != self.environment.store_uri:
+        temporary = tracking_uri == self.environment.store_uri or self._is_served(tracking_uri)
+        if self.settings.isolation == "test" and not temporary:
             return options.needs_the_temporary_store(
                 self.settings.origins["isolation"], "the fixture mlflow_config"
             )
         return None
+
+    def _is_served(self, uri: str) -> bool:
+        return self.served is not None and uri == self.served.url
 
     def used_by(self, items: list[pytest.Item]) -> bool:
         """Whether one of these tests is known to use a service before it runs."""

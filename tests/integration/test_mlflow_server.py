@@ -157,8 +157,7 @@ def test_a_redirecting_session_reaches_it(suite, told):
     assert "1 passed" in result.stdout, result.stdout
 
 
-@pytest.mark.slow
-def test_the_service_tracks_to_it(suite, told):
+def test_the_service_tracks_to_it_and_each_test_has_an_experiment_of_its_own(suite, told):
     (suite.folder).mkdir()
     (suite.folder / "conftest.py").write_text(
         "import pytest\n"
@@ -168,14 +167,22 @@ def test_the_service_tracks_to_it(suite, told):
     )
     result = suite(
         """
-        import mlflow
+        import mlflow, pytest
         def test(mlflow_run, mlflow_server):
             assert mlflow.get_tracking_uri() == mlflow_server
             mlflow.log_text("x", "x.txt")
             assert mlflow.artifacts.load_text(mlflow_run.info.artifact_uri + "/x.txt") == "x"
-        """
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_own(mlflow_service, number):
+            with mlflow.start_run(): mlflow.log_metric("number", number)
+            (run,) = mlflow.search_runs(output_format="list")
+            assert run.data.metrics == {"number": number}
+        """,
+        "--mlctx-isolation=test",
+        "--mlctx-leaks=error",
     )
-    assert "1 passed" in result.stdout, result.stdout
+    assert "3 passed" in result.stdout, result.stdout
 
 
 @pytest.mark.parametrize(

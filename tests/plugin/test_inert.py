@@ -60,6 +60,7 @@ OURS = {
     ".entrypoint",
     ".fixture_registry",
     ".fixtures",
+    ".mistakes",
     ".options",
     ".plugin",
     ".pytest_internals",

@@ -352,3 +352,22 @@ def test_setup_plan_opens_nothing(pytester: pytest.Pytester) -> None:
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*SETUP    F mlflow_run*"])
     assert not (pytester.path / "runs.db").exists()
+
+
+def test_a_store_that_is_away_is_told_once(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+
+        @pytest.mark.parametrize("number", range(3))
+        def test(mlflow_run, number): pass
+        """
+    )
+    result = pytester.runpytest_inprocess("--mlctx-tracking-uri=http://127.0.0.1:1")
+    result.assert_outcomes(errors=3)
+    told = [line for line in result.outlines if line.startswith("MlflowService.tracking_uri")]
+    assert told == [
+        "MlflowService.tracking_uri 'http://127.0.0.1:1' cannot be reached (Connection refused): "
+        "check the address and that the server is up."
+    ]
+    assert result.outlines.count("as in test_it.py::test[0]") == 2
