@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from pytest_mlctx.test_facts import IDENTITY, TRACKED
 TRIALS = "mlctx_trials"
 """The attribute of a recorded test's teardown report: the reports of each trial, as data."""
 _CONFIDENCE = 0.95
+_APART = 1_000_003  # between seeds: pytest-randomly adds the test's own number, and less or more by one
 _WORSE = 0.1  # than `pass_rate`: the agent that the reader of a failure is told about
 
 
@@ -120,8 +122,23 @@ def _run(item: pytest.Item, nextitem: pytest.Item | None, asked: Asked) -> list[
 
     while not over:
         del item.user_properties[given:]
-        trials.append(pytest_internals.run(item, then))
+        with _seeded_apart(item.config, len(trials)):
+            trials.append(pytest_internals.run(item, then))
     return trials
+
+
+@contextmanager
+def _seeded_apart(config: pytest.Config, number: int) -> Iterator[None]:
+    """Within the block pytest-randomly seeds with another number than for the trials before."""
+    seed = getattr(config.option, "randomly_seed", None)
+    if not isinstance(seed, int):  # it is not in use
+        yield
+        return
+    config.option.randomly_seed = seed + number * _APART
+    try:
+        yield
+    finally:
+        config.option.randomly_seed = seed
 
 
 def _skips(call: pytest.TestReport) -> bool:

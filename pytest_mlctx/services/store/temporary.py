@@ -59,7 +59,7 @@ class Store:
         """MLflow's tracking stores on this file."""
         self.refuse: Callable[[], None] = lambda: None
         """Called in the thread that is about to commit for MLflow: what it raises keeps that thread out."""
-        self.pending = Pending()
+        self.pending: Pending = Pending()
         self._artifacts = self._first_artifacts = paths.artifacts_beside(path)
         self._lock = threading.Lock()
         self._connected: sqlite3.Connection | None = None

@@ -259,6 +259,14 @@ def test_a_span_left_open_does_not_swallow_the_next_trace(undone):
         assert span.parent_id is None
 
 
+def test_a_span_that_has_ended_is_not_made_current_again(undone):
+    with mlflow.start_span("of a plugin, around the test that starts a service"):
+        before = state.capture("mlflow")
+    state.restore(before)
+    with mlflow.start_span("next") as span:
+        assert span.parent_id is None
+
+
 def test_spans_left_open_are_written_nowhere_when_they_end_at_last(undone, tracked, caplog):
     def written():
         with closing(sqlite3.connect(tracked.removeprefix("sqlite:///"))) as store:
