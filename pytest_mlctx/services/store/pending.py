@@ -54,8 +54,8 @@ class Pending:
         self._writes.append(write)
 
     def flush(self) -> None:
-        """Write what waits, unless this thread is at it."""
-        if not self._writes or not self._lock.acquire(timeout=_PATIENCE):
+        """Write what waits, unless this thread is at it; what another thread is writing is waited for."""
+        if not (self._writes or self._flushing) or not self._lock.acquire(timeout=_PATIENCE):
             return
         try:
             if not self._flushing:
