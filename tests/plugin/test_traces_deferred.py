@@ -387,3 +387,27 @@ def test_after(mlflow_service, mlflow_traces):
     assert mlflow.search_traces(return_type="list") == []
 """,
     ).assert_outcomes(passed=2)
+
+
+def test_a_thread_of_a_test_before_may_look_and_loses_nothing(pytester: pytest.Pytester) -> None:
+    session(
+        pytester,
+        """
+go, done = threading.Event(), threading.Event()
+
+def late():
+    go.wait(10)
+    sqlite3.connect(":memory:").close()
+    done.set()
+
+def test_starts_it(mlflow_service):
+    threading.Thread(target=late).start()
+
+def test_after(mlflow_service):
+    with mlflow.start_span("own"): pass
+    go.set()
+    assert done.wait(10)
+    (trace,) = mlflow.search_traces(return_type="list")
+    assert trace.data.spans[0].name == "own"
+""",
+    ).assert_outcomes(passed=2)

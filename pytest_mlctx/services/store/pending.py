@@ -45,7 +45,7 @@ class Pending:
     def __init__(self) -> None:
         self._writes: deque[Write] = deque()  # whose methods are atomic: the collector may add to it
         self._lock = threading.RLock()
-        self._flushing = False
+        self._writer: int | None = None  # the thread that writes
         _all.add(self)
 
     def add(self, write: Write) -> None:
@@ -55,15 +55,15 @@ class Pending:
 
     def flush(self) -> None:
         """Write what waits, unless this thread is at it; what another thread is writing is waited for."""
-        if not (self._writes or self._flushing) or not self._lock.acquire(timeout=_PATIENCE):
+        if not (self._writes or self._writer) or not self._lock.acquire(timeout=_PATIENCE):
             return
         try:
-            if not self._flushing:
-                self._flushing = True
+            if self._writer is None:
+                self._writer = threading.get_ident()
                 try:
                     self._write()
                 finally:
-                    self._flushing = False
+                    self._writer = None
         finally:
             self._lock.release()
 
@@ -74,6 +74,10 @@ class Pending:
             by_function.setdefault(write.write, []).append(write.content)
         for function, contents in by_function.items():
             function(contents)
+
+    def is_written_here(self) -> bool:
+        """Whether the calling thread writes what waited."""
+        return self._writer == threading.get_ident()
 
     def drop(self) -> set[str]:
         """Forget what waits; the ids of what it was about."""
