@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 _PATIENCE = 5.0  # seconds to wait for a thread that writes: it may itself wait for what the caller holds
 
 # Audit events of the standard library after which another reader may look: a child process, a connection of
-# the test's own, a server on this store.
+# the test's own, a server on this store, also over a connection that was kept.
 _LOOKS = frozenset(
     {
         "sqlite3.connect",
         "socket.connect",
+        "http.client.send",
         "subprocess.Popen",
         "os.exec",
         "os.fork",
@@ -98,6 +99,7 @@ def _watch() -> None:
     sys.addaudithook(_heard)
 
 
-def _heard(event: str, _arguments: object) -> None:
-    if event in _LOOKS:
+def _heard(event: str, arguments: Sequence[object]) -> None:
+    # The pipe to a child that multiprocessing or loky has just spawned: of that alone there is no event.
+    if event in _LOOKS or (event == "open" and type(arguments[0]) is int):
         flush_all()
