@@ -64,7 +64,11 @@ def evaluation_imported(mlflow_imported: None) -> None:
         "mlflow.utils.import_hooks",
         "openai",
         "anthropic",
-        "langchain_core.output_parsers",
+        "langchain_core.language_models.fake_chat_models",
+        "langchain_core.output_parsers.string",
+        "langchain_core.prompts.chat",
+        "langchain_core.runnables.graph",
+        "langchain_core.tracers.event_stream",
         "mlflow.openai",
         "mlflow.anthropic",
         "mlflow.langchain",
@@ -372,3 +376,135 @@ def test_in_an_evaluation(mlflow_service, model):
         *order,
     )
     result.assert_outcomes(passed=4)
+
+
+CLIENTS = {
+    "openai": """
+def faked(make):
+    usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    message = {"role": "assistant", "content": "Paris"}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    return over(make, {"id": "x", "object": "chat.completion", "created": 1, "model": "fake",
+                       "choices": choices, "usage": usage})
+
+ASKED = {"model": "fake", "messages": [{"role": "user", "content": "capital?"}]}
+
+def ask():
+    client = faked(lambda http, to: openai.OpenAI(api_key="none", http_client=http.Client(transport=to)))
+    return client.chat.completions.create(**ASKED).choices[0].message.content
+
+async def ask_later():
+    client = faked(lambda http, to: openai.AsyncOpenAI(api_key="none",
+                                                       http_client=http.AsyncClient(transport=to)))
+    return (await client.chat.completions.create(**ASKED)).choices[0].message.content
+""",
+    "anthropic": """
+def faked(make):
+    content = [{"type": "text", "text": "Paris"}]
+    return over(make, {"id": "m", "type": "message", "role": "assistant", "model": "fake",
+                       "stop_reason": "end_turn", "stop_sequence": None, "content": content,
+                       "usage": {"input_tokens": 3, "output_tokens": 4}})
+
+ASKED = {"model": "fake", "max_tokens": 9, "messages": [{"role": "user", "content": "capital?"}]}
+
+def ask():
+    make = lambda http, to: anthropic.Anthropic(api_key="none", http_client=http.Client(transport=to))
+    return faked(make).messages.create(**ASKED).content[0].text
+
+async def ask_later():
+    make = lambda http, to: anthropic.AsyncAnthropic(api_key="none",
+                                                     http_client=http.AsyncClient(transport=to))
+    return (await faked(make).messages.create(**ASKED)).content[0].text
+""",
+    "langchain": """
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+
+def chain():
+    model = FakeListChatModel(responses=["Paris"])
+    return ChatPromptTemplate.from_template("{q}") | model | StrOutputParser()
+
+def ask(): return chain().invoke({"q": "capital?"})
+
+async def ask_later(): return await chain().ainvoke({"q": "capital?"})
+""",
+    "litellm": """
+MESSAGES = [{"role": "user", "content": "capital?"}]
+ASKED = {"model": "openai/fake", "messages": MESSAGES, "mock_response": "Paris"}
+
+def ask(): return litellm.completion(**ASKED).choices[0].message.content
+
+async def ask_later():
+    answer = await litellm.acompletion(**ASKED)
+    await asyncio.sleep(0.1)  # litellm tells its callbacks in a task of its own
+    return answer.choices[0].message.content
+""",
+}
+
+ASKING = """
+import importlib
+MODULE
+
+def over(make, answer):
+    for name in ("httpx", "httpx2"):
+        try:
+            http = importlib.import_module(name)
+            return make(http, http.MockTransport(lambda _: http.Response(200, json=answer)))
+        except (ImportError, TypeError):
+            continue
+CLIENT
+def both(): return ask(), asyncio.run(ask_later())
+
+@pytest.fixture(scope="class")
+def on(mlflow_service):
+    mlflow.FLAVOR.autolog()
+    yield
+    mlflow.FLAVOR.autolog(disable=True)
+
+@pytest.fixture
+def traces(mlflow_traces):
+    assert stored() == mlflow_traces == []
+    yield mlflow_traces
+    assert sorted(t.info.trace_id for t in stored()) == sorted(t.info.trace_id for t in mlflow_traces)
+
+def test_off(traces):
+    assert both() == ("Paris", "Paris")
+    assert traces == []
+
+@pytest.mark.mlctx_trials(2)
+def test_on(traces):
+    mlflow.FLAVOR.autolog()
+    assert both() == ("Paris", "Paris")
+    assert len(traces) == 2
+    assert "Paris" in str([trace.data.response for trace in traces])
+
+def test_off_after(traces):
+    assert both() == ("Paris", "Paris")
+    assert traces == []
+
+def test_on_and_off(traces):
+    mlflow.FLAVOR.autolog()
+    ask()
+    mlflow.FLAVOR.autolog(disable=True)
+
+def test_in_an_evaluation(traces):
+    mlflow.FLAVOR.autolog()
+    mlflow.genai.evaluate(data=DATA, predict_fn=lambda question: ask(), scorers=[length])
+    assert [trace.info.assessments[0].name for trace in stored()].count("length") == 3
+    assert len(traces) == 3
+
+class TestOnByAFixture:
+    @pytest.mark.parametrize("number", range(2))
+    def test_on(self, on, traces, number):
+        assert both() == ("Paris", "Paris")
+        assert len(traces) == 2
+"""
+
+
+@pytest.mark.parametrize("flavor", CLIENTS)
+def test_autologging_of_a_client_does_not_reach_the_next_test(pytester: pytest.Pytester, flavor: str) -> None:
+    module = {"langchain": "langchain_core"}.get(flavor, flavor)
+    pytest.importorskip(module)
+    source = ASKING.replace("MODULE", f"import {module}").replace("CLIENT", CLIENTS[flavor])
+    session(pytester, source.replace("FLAVOR", flavor)).assert_outcomes(passed=7)
