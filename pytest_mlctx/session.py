@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no
     from pytest_mlctx.isolation import Artifacts, Sandbox
     from pytest_mlctx.late_threads import LateThreads
     from pytest_mlctx.lifecycle import Lifecycle
+    from pytest_mlctx.mlflow_tests import MlflowTests
     from pytest_mlctx.recording import Recording
     from pytest_mlctx.services import MlflowService
     from pytest_mlctx.services.records import Records
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 # What MLflow's defaults write, as `services.state.files` knows it: an unused session imports no services.
 MLFLOW_FILES = ("mlflow.db", "mlruns", "mlartifacts")
+MLFLOWS_PLUGIN = "mlflow.pytest.plugin"
 CONTROLLER = "mlctx_controller"
 """The process id of xdist's controller, in what it hands to its workers."""
 ACTIVE = "mlctx_active"
@@ -57,6 +59,7 @@ class Session:
         self.served: Server | None = None  # once a test asks for it
         self.recording: Recording | None = None
         self.test_facts: TestFacts | None = None
+        self._mlflow_tests: MlflowTests | None = None  # where its plugin is in use
         self._reuses_requirements = False
         self.workers_header: list[str] = []
         self.workers_active = False
@@ -248,6 +251,11 @@ class Session:
             self.lifecycle.join("tracking", self.tracking, request)
             self.lifecycle.join("failure_sections", FailureSections(self._config, self))
             self.lifecycle.join("redaction", Redaction(self._config))
+            if self._config.pluginmanager.hasplugin(MLFLOWS_PLUGIN):
+                from pytest_mlctx.mlflow_tests import MlflowTests
+
+                self._mlflow_tests = MlflowTests(self.settings.isolation == "session")
+                self.lifecycle.join("mlflow_tests", self._mlflow_tests)
             if "mlflow" not in self.settings.autouse:
                 from pytest_mlctx.unserved import FirstUnserved
 
@@ -285,21 +293,10 @@ class Session:
 
     @contextmanager
     def beside_mlflows_plugin(self) -> Iterator[None]:
-        """Within the block the run of MLflow's own plugin, where there is one, is active in its tests."""
-        from pytest_mlctx.services import mlflow_tests, store
-
-        if not self._config.pluginmanager.hasplugin(mlflow_tests.PLUGIN):
-            yield
-            return
-        import mlflow
-
-        from pytest_mlctx.mlflow_tests import MlflowTests
-
-        stays = self.settings.isolation == "session"
-        room = MlflowTests(lambda: stays or not store.is_temporary(mlflow.get_tracking_uri()))
-        self.lifecycle.join("mlflow_tests", room)
+        """Within the block MLflow's own plugin tracks to the store of the tests."""
         yield
-        room.close()
+        if self._mlflow_tests is not None:
+            self._mlflow_tests.close()
 
     @cached_property
     def artifacts(self) -> Artifacts:

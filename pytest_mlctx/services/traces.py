@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from importlib import import_module
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
+from pytest_mlctx.services import internals
 from pytest_mlctx.services.store import temporary
 from pytest_mlctx.services.store.pending import Write
 
@@ -26,36 +26,33 @@ def handed_over(begun: Callable[[Any], Callable[[Any], None] | None]) -> Iterato
         begun: asked when a trace begins, in the thread that begins it and with its ``TraceInfo``: to whom it
             is handed over, if anybody.
     """
-    manager: Any = import_module("mlflow.tracing.trace_manager").InMemoryTraceManager
-    register, pop = manager.register_trace, manager.pop_trace
     receivers: dict[int, Callable[[Any], None]] = {}
 
-    @functools.wraps(register)
-    def register_trace(self: Any, otel_trace_id: int, trace_info: Any, *more: Any, **named: Any) -> Any:
-        receiver = begun(trace_info)
-        if receiver is not None:
-            receivers[otel_trace_id] = receiver
-        return register(self, otel_trace_id, trace_info, *more, **named)
+    def registering(register: Any) -> Any:
+        def register_trace(self: Any, otel_trace_id: int, trace_info: Any, *more: Any, **named: Any) -> Any:
+            receiver = begun(trace_info)
+            if receiver is not None:
+                receivers[otel_trace_id] = receiver
+            return register(self, otel_trace_id, trace_info, *more, **named)
 
-    @functools.wraps(pop)
-    def pop_trace(self: Any, otel_trace_id: int) -> Any:
-        popped = pop(self, otel_trace_id)
-        receiver = receivers.pop(otel_trace_id, None)
-        trace = getattr(popped, "trace", popped)  # MLflow 3, and 2
-        if trace is not None and receiver is not None and state(trace) not in _OPEN:
-            receiver(trace)
-        return popped
+        return register_trace
 
-    manager.register_trace, manager.pop_trace = register_trace, pop_trace
-    try:
+    def popping(pop: Any) -> Any:
+        def pop_trace(self: Any, otel_trace_id: int) -> Any:
+            popped = pop(self, otel_trace_id)
+            receiver = receivers.pop(otel_trace_id, None)
+            trace = getattr(popped, "trace", popped)  # MLflow 3, and 2
+            if trace is not None and receiver is not None and state(trace) not in _OPEN:
+                receiver(trace)
+            return popped
+
+        return pop_trace
+
+    with (
+        internals.wrapped("InMemoryTraceManager.register_trace", registering),
+        internals.wrapped("InMemoryTraceManager.pop_trace", popping),
+    ):
         yield
-    finally:
-        for name, own, original in (
-            ("register_trace", register_trace, register),
-            ("pop_trace", pop_trace, pop),
-        ):
-            if getattr(manager, name) is own:
-                setattr(manager, name, original)
 
 
 @contextmanager
@@ -64,23 +61,14 @@ def deferred() -> Iterator[None]:
 
     Where this MLflow exports them otherwise, as MLflow 2 does, they are written as they end.
     """
-    try:
-        exporter: Any = import_module("mlflow.tracing.export.mlflow_v3").MlflowV3SpanExporter
-    except (ImportError, AttributeError):
-        yield
-        return
-    with ExitStack() as stack:
-        for name in ("_log_spans", "_log_trace"):
-            if hasattr(exporter, name):
-                stack.enter_context(_deferring(exporter, name))
+    with (
+        internals.wrapped("MlflowV3SpanExporter._log_spans", _deferring),
+        internals.wrapped("MlflowV3SpanExporter._log_trace", _deferring),
+    ):
         yield
 
 
-@contextmanager
-def _deferring(exporter: Any, name: str) -> Iterator[None]:
-    original = getattr(exporter, name)
-
-    @functools.wraps(original)
+def _deferring(original: Any) -> Any:
     def export(self: Any, *arguments: Any, **named: Any) -> None:
         uri = getattr(getattr(self, "_client", None), "tracking_uri", None)
         store = temporary.store_of(uri) if uri else None
@@ -91,12 +79,7 @@ def _deferring(exporter: Any, name: str) -> Iterator[None]:
             content = (trace_id, functools.partial(original, self), arguments, named)
             store.pending.add(Write(trace_id, _write, content))
 
-    setattr(exporter, name, export)
-    try:
-        yield
-    finally:
-        if getattr(exporter, name) is export:
-            setattr(exporter, name, original)
+    return export
 
 
 def _admitted(store: temporary.Store) -> bool:
