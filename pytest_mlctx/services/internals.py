@@ -74,14 +74,20 @@ def owner(path: str) -> Any:
 
 @contextmanager
 def wrapped(path: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Within the block it is what ``wrap`` makes of it, where MLflow has it.
-
-    What somebody else has put there since stays.
-    """
+    """Within the block it is what ``wrap`` makes of it, where MLflow has it."""
     if not known(path):
         yield
         return
-    place, attribute = owner(path), path.rpartition(".")[2]
+    with around(owner(path), path.rpartition(".")[2], wrap):
+        yield
+
+
+@contextmanager
+def around(place: Any, attribute: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Within the block this of a module or class is what ``wrap`` makes of it.
+
+    What somebody else has put there since stays.
+    """
     original = getattr(place, attribute)
     own = functools.wraps(original)(wrap(original))
     setattr(place, attribute, own)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import Any
 
 from pytest_mlctx.services import internals
-from pytest_mlctx.services.store import temporary
-from pytest_mlctx.services.store.pending import Write
+from pytest_mlctx.services.store import pending, temporary
 
 _OPEN = ("IN_PROGRESS", "TRACE_STATUS_UNSPECIFIED", "STATE_UNSPECIFIED")
 
@@ -61,11 +60,25 @@ def deferred() -> Iterator[None]:
 
     Where this MLflow exports them otherwise, as MLflow 2 does, they are written as they end.
     """
-    with (
-        internals.wrapped("MlflowV3SpanExporter._log_spans", _deferring),
-        internals.wrapped("MlflowV3SpanExporter._log_trace", _deferring),
-    ):
+    import mlflow
+    from mlflow.tracking import fluent
+
+    with ExitStack() as stack:
+        for name in ("_log_spans", "_log_trace"):
+            stack.enter_context(internals.wrapped(f"MlflowV3SpanExporter.{name}", _deferring))
+        for module in (mlflow, fluent):
+            stack.enter_context(internals.around(module, "flush_trace_async_logging", _flushing))
         yield
+
+
+def _flushing(original: Any) -> Any:
+    """Who asks for a flush may go on to look where nobody sees it: over a connection that is open."""
+
+    def flush(*arguments: Any, **named: Any) -> None:
+        original(*arguments, **named)
+        pending.flush_all()
+
+    return flush
 
 
 def _deferring(original: Any) -> Any:
@@ -77,7 +90,7 @@ def _deferring(original: Any) -> Any:
             original(self, *arguments, **named)
         else:
             content = (trace_id, functools.partial(original, self), arguments, named)
-            store.pending.add(Write(trace_id, _write, content))
+            store.pending.add(pending.Write(trace_id, _write, content))
 
     return export
 

@@ -258,7 +258,7 @@ def test_another_reader_sees_them(pytester: pytest.Pytester) -> None:
     session(
         pytester,
         COUNT
-        + """
+        + '''
 def test_child(mlflow_service):
     with mlflow.start_span("a"): pass
     assert rows(mlflow_service) == 1
@@ -275,8 +275,53 @@ def test_thread(mlflow_service):
     thread.start()
     thread.join()
     assert len(seen) == 1
-""",
-    ).assert_outcomes(passed=3)
+
+def test_spawned(mlflow_service, tmp_path):
+    import multiprocessing
+    with mlflow.start_span("a"): pass
+    path, count = mlflow_service.tracking_uri.removeprefix("sqlite:///"), tmp_path / "count"
+    code = f"import sqlite3; count = sqlite3.connect({path!r}).execute('SELECT count(*) FROM trace_info')"
+    code += f".fetchone()[0]; open({str(count)!r}, 'w').write(str(count))"
+    child = multiprocessing.get_context("spawn").Process(target=exec, args=(code,))
+    child.start()
+    child.join()
+    assert count.read_text() == "1"
+
+def test_open_connection_after_a_flush(mlflow_service):
+    path = mlflow_service.tracking_uri.removeprefix("sqlite:///")
+    connection = sqlite3.connect(path)
+    with mlflow.start_span("a"): pass
+    mlflow.flush_trace_async_logging()
+    assert connection.execute("SELECT count(*) FROM trace_info").fetchone() == (1,)
+
+SERVER = """
+import http.server, sqlite3, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *_): pass
+    def do_GET(self):
+        count = sqlite3.connect(sys.argv[1]).execute("SELECT count(*) FROM trace_info").fetchone()[0]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(str(count))))
+        self.end_headers()
+        self.wfile.write(str(count).encode())
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+def test_server_over_a_kept_connection(mlflow_service):
+    import requests
+    path = mlflow_service.tracking_uri.removeprefix("sqlite:///")
+    server = subprocess.Popen([sys.executable, "-c", SERVER, path], stdout=subprocess.PIPE, text=True)
+    with server, requests.Session() as session:
+        url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        for count in range(3):
+            assert session.get(url).text == str(count)
+            with mlflow.start_span("a"): pass
+        server.terminate()
+''',
+    ).assert_outcomes(passed=6)
 
 
 def test_what_nobody_reads_is_never_written(pytester: pytest.Pytester) -> None:
@@ -385,5 +430,29 @@ def test_after(mlflow_service, mlflow_traces):
     assert done.wait(10)
     assert mlflow_traces == []
     assert mlflow.search_traces(return_type="list") == []
+""",
+    ).assert_outcomes(passed=2)
+
+
+def test_a_thread_of_a_test_before_may_look_and_loses_nothing(pytester: pytest.Pytester) -> None:
+    session(
+        pytester,
+        """
+go, done = threading.Event(), threading.Event()
+
+def late():
+    go.wait(10)
+    sqlite3.connect(":memory:").close()
+    done.set()
+
+def test_starts_it(mlflow_service):
+    threading.Thread(target=late).start()
+
+def test_after(mlflow_service):
+    with mlflow.start_span("own"): pass
+    go.set()
+    assert done.wait(10)
+    (trace,) = mlflow.search_traces(return_type="list")
+    assert trace.data.spans[0].name == "own"
 """,
     ).assert_outcomes(passed=2)

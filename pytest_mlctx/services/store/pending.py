@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 _PATIENCE = 5.0  # seconds to wait for a thread that writes: it may itself wait for what the caller holds
 
 # Audit events of the standard library after which another reader may look: a child process, a connection of
-# the test's own, a server on this store.
+# the test's own, a server on this store, also over a connection that was kept.
 _LOOKS = frozenset(
     {
         "sqlite3.connect",
         "socket.connect",
+        "http.client.send",
         "subprocess.Popen",
         "os.exec",
         "os.fork",
@@ -45,7 +46,7 @@ class Pending:
     def __init__(self) -> None:
         self._writes: deque[Write] = deque()  # whose methods are atomic: the collector may add to it
         self._lock = threading.RLock()
-        self._flushing = False
+        self._writer: int | None = None  # the thread that writes
         _all.add(self)
 
     def add(self, write: Write) -> None:
@@ -54,16 +55,16 @@ class Pending:
         self._writes.append(write)
 
     def flush(self) -> None:
-        """Write what waits, unless this thread is at it."""
-        if not self._writes or not self._lock.acquire(timeout=_PATIENCE):
+        """Write what waits, unless this thread is at it; what another thread is writing is waited for."""
+        if not (self._writes or self._writer) or not self._lock.acquire(timeout=_PATIENCE):
             return
         try:
-            if not self._flushing:
-                self._flushing = True
+            if self._writer is None:
+                self._writer = threading.get_ident()
                 try:
                     self._write()
                 finally:
-                    self._flushing = False
+                    self._writer = None
         finally:
             self._lock.release()
 
@@ -74,6 +75,10 @@ class Pending:
             by_function.setdefault(write.write, []).append(write.content)
         for function, contents in by_function.items():
             function(contents)
+
+    def is_written_here(self) -> bool:
+        """Whether the calling thread writes what waited."""
+        return self._writer == threading.get_ident()
 
     def drop(self) -> set[str]:
         """Forget what waits; the ids of what it was about."""
@@ -94,6 +99,7 @@ def _watch() -> None:
     sys.addaudithook(_heard)
 
 
-def _heard(event: str, _arguments: object) -> None:
-    if event in _LOOKS:
+def _heard(event: str, arguments: Sequence[object]) -> None:
+    # The pipe to a child that multiprocessing or loky has just spawned: of that alone there is no event.
+    if event in _LOOKS or (event == "open" and type(arguments[0]) is int):
         flush_all()

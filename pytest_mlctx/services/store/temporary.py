@@ -224,7 +224,8 @@ def store_at(path: Path) -> Store | None:
 def admit(path: Path) -> None:
     """Let the calling thread commit to the store of ours in this file, unless it is refused."""
     store = _stores.get(path)
-    if store is not None:
+    # What waited was admitted when it began to: any thread that looks may write it.
+    if store is not None and not store.pending.is_written_here():
         store.refuse()
 
 
