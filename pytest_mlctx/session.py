@@ -18,6 +18,7 @@ from pytest_mlctx.settings import Settings
 if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no service pays for none
     from pytest_mlctx.baselines import Baselines
     from pytest_mlctx.environment import Environment
+    from pytest_mlctx.failure_sections import FailureSections
     from pytest_mlctx.guard import Guard
     from pytest_mlctx.isolation import Artifacts, Sandbox
     from pytest_mlctx.late_threads import LateThreads
@@ -222,7 +223,13 @@ class Session:
         """Compares metrics of tests with those of earlier sessions."""
         from pytest_mlctx.baselines import Baselines
 
-        return Baselines(self, self._config.rootpath)
+        return Baselines(
+            self.settings,
+            self._config.rootpath,
+            self.test_facts,
+            lambda: self.records,
+            self.tracking.session_tags["mlctx.session"],
+        )
 
     def close_lost(self) -> None:
         """End the runs of workers that were killed, on a store that all workers track to."""
@@ -240,7 +247,6 @@ class Session:
 
     def _follow(self, request: pytest.FixtureRequest | None = None) -> None:
         if not self.active:
-            from pytest_mlctx.failure_sections import FailureSections
             from pytest_mlctx.redaction import Redaction
             from pytest_mlctx.services import state
 
@@ -249,7 +255,7 @@ class Session:
             self._config.add_cleanup(state.watch(self._config.rootpath))
             self.lifecycle.join("guard", self.guard, request)
             self.lifecycle.join("tracking", self.tracking, request)
-            self.lifecycle.join("failure_sections", FailureSections(self._config, self))
+            self.lifecycle.join("failure_sections", self._failure_sections())
             self.lifecycle.join("redaction", Redaction(self._config))
             if self._config.pluginmanager.hasplugin(MLFLOWS_PLUGIN):
                 from pytest_mlctx.mlflow_tests import MlflowTests
@@ -262,6 +268,16 @@ class Session:
                 unserved = FirstUnserved()
                 self._config.add_cleanup(unserved.close)
                 self.lifecycle.join("unserved", unserved)
+
+    def _failure_sections(self) -> FailureSections:
+        from pytest_mlctx.failure_sections import FailureSections
+
+        return FailureSections(
+            self._config,
+            self.tracking,
+            server=lambda: self.served,
+            traces=lambda: self.traces.outbox if "traces" in vars(self) else [],
+        )
 
     def reuse_requirements(self, *, always: bool) -> None:
         """Reuse what MLflow infers of models until the session ends, always or on a temporary store only."""
