@@ -181,6 +181,16 @@ KINDS: tuple[Kind, ...] = (
     Attribute("mlflow.model_config", "mlflow.models.model_config", "__mlflow_model_config__"),
     *STORES,
     Table("mlflow.prompt", "mlflow.prompt.registry_utils", "PromptCache._instance._cache"),
+    Table(  # what judges learnt of a model
+        "mlflow.judge_format",
+        "mlflow.genai.judges.adapters.gateway_adapter",
+        "_MODEL_RESPONSE_FORMAT_CAPABILITIES",
+    ),
+    Table(
+        "mlflow.judge_format_litellm",
+        "mlflow.genai.judges.adapters.litellm_adapter",
+        "_MODEL_RESPONSE_FORMAT_CAPABILITIES",
+    ),
     Table("mlflow.server_info", "mlflow.utils.server_info", "_SERVER_INFO_CACHE"),
     AsImported(
         "mlflow.create_run", "mlflow.tracking._tracking_service.client", "TrackingServiceClient.create_run"

@@ -91,7 +91,24 @@ def _switch_off(name: str) -> None:
     autolog = getattr(_flavor(name), "autolog", None)
     if autolog is not None and _is_on(_configurations().get(name) or ABSENT):
         autolog(disable=True, silent=True)
+    if name == "litellm":
+        _forget_logger()
     sys.modules[_UTILS].revert_patches(name)
+
+
+def _forget_logger() -> None:
+    """Take MLflow out of litellm's lists for async calls, where its ``autolog()`` leaves it.
+
+    While it is there, they go on being traced, and litellm doesn't add it to the others again.
+    """
+    litellm: Any = sys.modules.get("litellm")
+    flavor: Any = _flavor("litellm")
+    if not hasattr(flavor, "_remove_mlflow_callbacks"):
+        return
+    for name in ("_async_success_callback", "_async_failure_callback"):
+        callbacks = getattr(litellm, name, None)
+        if isinstance(callbacks, list):
+            callbacks[:] = flavor._remove_mlflow_callbacks(callbacks)
 
 
 def _switch_on(name: str, configuration: dict[str, Any]) -> None:
