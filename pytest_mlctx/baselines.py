@@ -15,7 +15,9 @@ from pytest_mlctx.gates import Allowance, Gate, Operator, Past, judge, measured
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_mlctx.session import Session
+    from pytest_mlctx.services.records import Records
+    from pytest_mlctx.settings import Settings
+    from pytest_mlctx.test_facts import TestFacts
 
 _NAMES = ">= (a drop is allowed), <= (a rise is allowed) or =="
 
@@ -95,8 +97,18 @@ class _Asked(NamedTuple):
 class Baselines:
     """Makes the baselines of a session's tests, and notes what was compared."""
 
-    def __init__(self, session: Session, root: Path) -> None:
-        self._session = session
+    def __init__(
+        self,
+        settings: Settings,
+        root: Path,
+        facts: TestFacts | None,
+        records: Callable[[], Records],
+        session: str,
+    ) -> None:
+        self._settings = settings
+        self._facts = facts  # none where there are no records
+        self._records = records
+        self._session = session  # its id
         self._root = root
         self._why_not = ""  # the records cannot be read
 
@@ -104,7 +116,7 @@ class Baselines:
     def _branch(self) -> str | None:
         from pytest_mlctx import source
 
-        return self._session.settings.baseline_branch or source.default_branch(self._root)
+        return self._settings.baseline_branch or source.default_branch(self._root)
 
     def of(self, item: pytest.Item) -> Callable[..., Baseline]:
         """The function that `mlflow_baseline` gives."""
@@ -148,7 +160,7 @@ class Baselines:
         return mlflow_baseline
 
     def _gate(self, asked: _Asked, metric: str, operator: Operator, given: Any) -> Gate:
-        facts = self._session.test_facts
+        facts = self._facts
         if facts is None:
             pytest.fail(
                 f"mlflow_baseline({metric!r}): there is no history to compare with, "
@@ -181,7 +193,7 @@ class Baselines:
             gates.append(anchored)
         if gates:
             return next((gate for gate in gates if gate.verdict != "held"), gates[0])
-        if self._session.settings.baseline != "check":
+        if self._settings.baseline != "check":
             return Gate(metric, operator, value, values, "recorded")
         where = f" on the branch {self._branch!r}" if self._branch else ""
         sentence = (
@@ -195,14 +207,13 @@ class Baselines:
         from pytest_mlctx.services import ServiceError, deadline
         from pytest_mlctx.services.records import history_name
 
-        session = self._session.tracking.session_tags["mlctx.session"]
         if self._why_not:
             pytest.fail(self._why_not, pytrace=False)
         try:
             for each in dict.fromkeys((asked.name, asked.nodeid)):
-                of_test = history_name(each), session, self._branch
-                history = _pasts(self._session.records.history(*of_test, asked.runs), metric)
-                pinned = _pasts(self._session.records.anchored(*of_test), metric)
+                of_test = history_name(each), self._session, self._branch
+                history = _pasts(self._records().history(*of_test, asked.runs), metric)
+                pinned = _pasts(self._records().anchored(*of_test), metric)
                 if history or pinned:
                     return history, pinned
             return [], []

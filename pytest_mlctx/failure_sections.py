@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from pytest_mlctx.lifecycle import Room
 if TYPE_CHECKING:
     from mlflow.entities import Run, Trace
 
-    from pytest_mlctx.session import Session
-    from pytest_mlctx.tracking import OpenedRun
+    from pytest_mlctx.services.server import Server
+    from pytest_mlctx.tracking import OpenedRun, Tracking
 
 _BESIDE_A_RUN = (
     "mlflow_run is the active run of this test: where the code under test opens its own, "
@@ -35,9 +35,16 @@ _UNITS = ("B", "kB", "MB", "GB")
 class FailureSections(Room):
     """Adds the sections "MLflow runs", "MLflow traces" and "Alerts" beside pytest's own."""
 
-    def __init__(self, config: pytest.Config, session: Session) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        tracking: Tracking,
+        *,
+        server: Callable[[], Server | None],
+        traces: Callable[[], list[Trace]],
+    ) -> None:
         self._wanted = config.option.showcapture != "no"
-        self._session, self._tracking = session, session.tracking
+        self._tracking, self._server, self._traces = tracking, server, traces
         self._told = mistakes.Told()
         self._sent = 0  # alerts of the tests before
         self._logged = 0  # bytes of the server's log before the test
@@ -45,7 +52,7 @@ class FailureSections(Room):
     def before_setup(self, item: pytest.Item) -> None:
         """Count the alerts of the tests before, and what their requests have left in the server's log."""
         self._sent = len(_alerts())
-        served = self._session.served
+        served = self._server()
         self._logged = 0 if served is None else Path(served.log).stat().st_size
 
     def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:
@@ -60,12 +67,13 @@ class FailureSections(Room):
         lines = _told([*self._tracking.runs, *runs])
         if lines:
             report.sections.append(("MLflow runs", "\n".join(map(_cut, lines))))
-        if self._session.served is not None and "mlflow_server" in _requested(item):
-            log = Path(self._session.served.log).read_bytes()[self._logged :].decode(errors="replace")
+        served = self._server()
+        if served is not None and "mlflow_server" in _requested(item):
+            log = Path(served.log).read_bytes()[self._logged :].decode(errors="replace")
             last = log.splitlines()[-_LAST_LINES:]
             if last:
                 report.sections.append(("MLflow server", "\n".join(last)))
-        traces = _of_traces(self._session.traces.outbox) if "traces" in vars(self._session) else []
+        traces = _of_traces(self._traces())
         if traces:
             report.sections.append(("MLflow traces", "\n".join(map(_cut, traces))))
         alerts = [f"{alert.level} {alert.title}: {alert.message}" for alert in _alerts()[self._sent :]]

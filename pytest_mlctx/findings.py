@@ -134,5 +134,16 @@ class Unserved(Finding):
         return "", [f"mlctx: {test} {did}: {remedy}"]
 
 
-KINDS: tuple[type[Finding], ...] = (Leaks, UnclosedRuns, InferredRequirements, Unserved)
+class MissingInternals(Finding):
+    """Private names that this MLflow has no more, and what follows."""
+
+    attribute = "mlctx_missing"
+
+    @classmethod
+    def told(cls, found: list[list[str]], *, judges_every_test: bool) -> tuple[str, list[str]]:
+        """Each once."""
+        return "", [f"mlctx: {why}" for why in dict.fromkeys(why for of_a_test in found for why in of_a_test)]
+
+
+KINDS: tuple[type[Finding], ...] = (Leaks, UnclosedRuns, InferredRequirements, Unserved, MissingInternals)
 """In the order of the summary."""

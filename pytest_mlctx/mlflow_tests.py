@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,13 +18,13 @@ class MlflowTests(Room):
     """Sets the plugin's run aside when one of its tests is over, and gives it back to the next.
 
     Args:
-        keeps: whether the store that MLflow tracks to keeps what tests log.
+        keeps: whether the temporary store keeps what tests log, as any other store does.
     """
 
-    def __init__(self, keeps: Callable[[], bool]) -> None:
-        from pytest_mlctx.services import mlflow_tests
+    def __init__(self, keeps: bool) -> None:
+        from pytest_mlctx.services import mlflow_tests, store
 
-        self._plugin = mlflow_tests
+        self._plugin, self._store = mlflow_tests, store
         self._keeps = keeps
         self._run: SetAside | None = None
         self._is_one = False
@@ -40,10 +41,19 @@ class MlflowTests(Room):
 
     def before_teardown(self) -> None:
         """Set it aside, before anybody looks for what the test left open."""
-        self._run = self._plugin.set_aside(keep=self._keeps()) or self._run
+        import mlflow  # by the plugin, which is in use
+
+        keep = self._keeps or not self._store.is_temporary(mlflow.get_tracking_uri())
+        self._run = self._plugin.set_aside(keep=keep) or self._run
+
+    @contextmanager
+    def during_sessionfinish(self, exitstatus: int) -> Iterator[None]:
+        """End it where MLflow tracked when it was set aside, which may be elsewhere by now."""
+        self.close()
+        yield
 
     def close(self) -> None:
-        """End it before the service does: the plugin itself would look for it in another store."""
+        """End it, before the service does where there is one."""
         if self._run is not None:
             self._plugin.end(self._run)
             self._run = None

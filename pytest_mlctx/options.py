@@ -1,4 +1,4 @@
-"""One table of options: the parser, the ini file and the README take them from it."""
+"""One table of options: the parser, the ini file and the docs take them from it."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def table() -> str:
-    """The options as the README shows them, in Markdown."""
+    """The options as the docs show them, in Markdown."""
     lines = ["| option | ini | meaning | default |", "|---|---|---|---|"]
     for option in OPTIONS:
         flag = "" if option.ini_only else f"`{option.flag} {option.placeholder}`"

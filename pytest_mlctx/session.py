@@ -18,10 +18,12 @@ from pytest_mlctx.settings import Settings
 if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no service pays for none
     from pytest_mlctx.baselines import Baselines
     from pytest_mlctx.environment import Environment
+    from pytest_mlctx.failure_sections import FailureSections
     from pytest_mlctx.guard import Guard
     from pytest_mlctx.isolation import Artifacts, Sandbox
     from pytest_mlctx.late_threads import LateThreads
     from pytest_mlctx.lifecycle import Lifecycle
+    from pytest_mlctx.mlflow_tests import MlflowTests
     from pytest_mlctx.recording import Recording
     from pytest_mlctx.services import MlflowService
     from pytest_mlctx.services.records import Records
@@ -35,6 +37,7 @@ T = TypeVar("T")
 
 # What MLflow's defaults write, as `services.state.files` knows it: an unused session imports no services.
 MLFLOW_FILES = ("mlflow.db", "mlruns", "mlartifacts")
+MLFLOWS_PLUGIN = "mlflow.pytest.plugin"
 CONTROLLER = "mlctx_controller"
 """The process id of xdist's controller, in what it hands to its workers."""
 ACTIVE = "mlctx_active"
@@ -57,6 +60,7 @@ class Session:
         self.served: Server | None = None  # once a test asks for it
         self.recording: Recording | None = None
         self.test_facts: TestFacts | None = None
+        self._mlflow_tests: MlflowTests | None = None  # where its plugin is in use
         self._reuses_requirements = False
         self.workers_header: list[str] = []
         self.workers_active = False
@@ -219,7 +223,13 @@ class Session:
         """Compares metrics of tests with those of earlier sessions."""
         from pytest_mlctx.baselines import Baselines
 
-        return Baselines(self, self._config.rootpath)
+        return Baselines(
+            self.settings,
+            self._config.rootpath,
+            self.test_facts,
+            lambda: self.records,
+            self.tracking.session_tags["mlctx.session"],
+        )
 
     def close_lost(self) -> None:
         """End the runs of workers that were killed, on a store that all workers track to."""
@@ -237,7 +247,6 @@ class Session:
 
     def _follow(self, request: pytest.FixtureRequest | None = None) -> None:
         if not self.active:
-            from pytest_mlctx.failure_sections import FailureSections
             from pytest_mlctx.redaction import Redaction
             from pytest_mlctx.services import state
 
@@ -246,14 +255,29 @@ class Session:
             self._config.add_cleanup(state.watch(self._config.rootpath))
             self.lifecycle.join("guard", self.guard, request)
             self.lifecycle.join("tracking", self.tracking, request)
-            self.lifecycle.join("failure_sections", FailureSections(self._config, self))
+            self.lifecycle.join("failure_sections", self._failure_sections())
             self.lifecycle.join("redaction", Redaction(self._config))
+            if self._config.pluginmanager.hasplugin(MLFLOWS_PLUGIN):
+                from pytest_mlctx.mlflow_tests import MlflowTests
+
+                self._mlflow_tests = MlflowTests(self.settings.isolation == "session")
+                self.lifecycle.join("mlflow_tests", self._mlflow_tests)
             if "mlflow" not in self.settings.autouse:
                 from pytest_mlctx.unserved import FirstUnserved
 
                 unserved = FirstUnserved()
                 self._config.add_cleanup(unserved.close)
                 self.lifecycle.join("unserved", unserved)
+
+    def _failure_sections(self) -> FailureSections:
+        from pytest_mlctx.failure_sections import FailureSections
+
+        return FailureSections(
+            self._config,
+            self.tracking,
+            server=lambda: self.served,
+            traces=lambda: self.traces.outbox if "traces" in vars(self) else [],
+        )
 
     def reuse_requirements(self, *, always: bool) -> None:
         """Reuse what MLflow infers of models until the session ends, always or on a temporary store only."""
@@ -285,21 +309,10 @@ class Session:
 
     @contextmanager
     def beside_mlflows_plugin(self) -> Iterator[None]:
-        """Within the block the run of MLflow's own plugin, where there is one, is active in its tests."""
-        from pytest_mlctx.services import mlflow_tests, store
-
-        if not self._config.pluginmanager.hasplugin(mlflow_tests.PLUGIN):
-            yield
-            return
-        import mlflow
-
-        from pytest_mlctx.mlflow_tests import MlflowTests
-
-        stays = self.settings.isolation == "session"
-        room = MlflowTests(lambda: stays or not store.is_temporary(mlflow.get_tracking_uri()))
-        self.lifecycle.join("mlflow_tests", room)
+        """Within the block MLflow's own plugin tracks to the store of the tests."""
         yield
-        room.close()
+        if self._mlflow_tests is not None:
+            self._mlflow_tests.close()
 
     @cached_property
     def artifacts(self) -> Artifacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_mlctx.findings import UnclosedRuns
+from pytest_mlctx.findings import MissingInternals, UnclosedRuns
 from pytest_mlctx.lifecycle import Room
 from pytest_mlctx.settings import Settings
 
@@ -157,6 +158,9 @@ class Tracking(Room):
             unclosed = self._close("FAILED" if self._outcome == "failed" else "FINISHED", self._outcome)
             if unclosed:
                 UnclosedRuns.attach(report, unclosed)
+            internals = sys.modules.get("pytest_mlctx.services.internals")
+            if internals is not None and internals.missing:
+                MissingInternals.attach(report, internals.missing)
             self._tag_outcome()
             self._item = None
 

@@ -13,6 +13,8 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from pytest_mlctx.services import internals
+
 _TRACKING, _REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
 _ID, _NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
 
@@ -61,11 +63,10 @@ def activate_experiment(experiment_id: str) -> None:
     tracking = _module("tracking._tracking_service.utils")
     if not isinstance(tracking.MLFLOW_TRACKING_URI, _WithFallback):
         tracking.MLFLOW_TRACKING_URI = _WithFallback(tracking.MLFLOW_TRACKING_URI)
-    _wrap(tracking, "reset", _following)
-    fluent, registry = _module("tracking.fluent"), _module("tracking._model_registry.utils")
-    fluent._active_experiment_id = None
-    _wrap(fluent, "_get_experiment_id_from_env", lambda original: _hiding(original, _ID, known=True))
-    _wrap(registry, "_get_registry_uri_from_context", lambda original: _hiding(original, _REGISTRY))
+    _module("tracking.fluent")._active_experiment_id = None
+    _wrap("reset", _following)
+    _wrap("_get_experiment_id_from_env", lambda original: _hiding(original, _ID, known=True))
+    _wrap("_get_registry_uri_from_context", lambda original: _hiding(original, _REGISTRY))
 
 
 def active_experiment_id() -> str:
@@ -82,7 +83,10 @@ def _module(name: str) -> Any:
     return import_module(f"mlflow.{name}")
 
 
-def _wrap(module: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
+def _wrap(name: str, wrapper: Callable[[Any], Any]) -> None:
+    if not internals.known(name):
+        return
+    module = internals.owner(name)
     original = getattr(module, name)
     if not hasattr(original, "mlctx_defaults"):
         wrapped: Any = wraps(original)(wrapper(original))

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from pytest_mlctx.services.runs import Detached, tracked_to
 
-PLUGIN = "mlflow.pytest.plugin"
 _SESSION = "mlflow.pytest.session"
 
 

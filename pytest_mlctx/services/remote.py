@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Literal
 
-from pytest_mlctx.services import secrets, uris
+from pytest_mlctx.services import internals, secrets, uris
 from pytest_mlctx.services.errors import ServiceError
 
 Policy = Literal["refuse", "redirect", "allow"]
@@ -76,14 +74,13 @@ def governed(policy: Policy, *, remedy: str, exempt: Collection[str] = ()) -> It
     _rules.append(rule)
     for place, (registry, own) in enumerate(zip(registries, before, strict=True)):
         registry._registry.update({name: _builder(build, place) for name, build in own.items()})
-    models: Any = import_module("mlflow.store.artifact.models_artifact_repo")
-    asked = {name: getattr(models, name) for name in _MODEL_QUESTIONS}
-    vars(models).update({name: _unless_elsewhere(function) for name, function in asked.items()})
     _forget()
     try:
-        yield
+        with ExitStack() as asked:
+            for name in _MODEL_QUESTIONS:
+                asked.enter_context(internals.wrapped(name, _unless_elsewhere))
+            yield
     finally:
-        vars(models).update(asked)
         _rules.remove(rule)
         for registry, own in zip(registries, before, strict=True):
             registry._registry.update(own)
@@ -129,7 +126,6 @@ def _builder(original: Any, place: int) -> Any:
 def _unless_elsewhere(question: Any) -> Any:
     import mlflow
 
-    @functools.wraps(question)
     def asked(*arguments: Any, **named: Any) -> Any:
         return question(*arguments, **named) and reaches(
             named.get("registry_uri") or mlflow.get_registry_uri()

@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
-from pytest_mlctx.services import deadline, state, uris
+from pytest_mlctx.services import deadline, internals, state, uris
 from pytest_mlctx.services.state.mlflow_runs import DEADLINE, set_status
 from pytest_mlctx.services.state.mlflow_stores import Engine
-from pytest_mlctx.services.store import builders, engines
+from pytest_mlctx.services.store import builders
 
 Tags = Callable[[str, str], Mapping[str, str]]
 """Tags for a run about to be opened, by the URI of its store and the id of its experiment."""
@@ -73,14 +73,10 @@ def tagging(tags: Tags, opened: Opened = lambda uri, run_id: None) -> Iterator[N
 @contextmanager
 def sourced(name: str) -> Iterator[None]:
     """Within the block this is the source that MLflow names, unless code sets another ``sys.argv`` itself."""
-    context = import_module("mlflow.tracking.context.default_context")
-    original = getattr(context, "_get_source_name", None)
     before = sys.argv[:1]
-
-    def source() -> Any:
-        return name if original is None or sys.argv[:1] == before else original()
-
-    with engines.replaced(context, "_get_source_name", source):
+    with internals.wrapped(
+        "_get_source_name", lambda original: lambda: name if sys.argv[:1] == before else original()
+    ):
         yield
 
 

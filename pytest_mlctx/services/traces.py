@@ -6,10 +6,10 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from pytest_mlctx.services import internals
 from pytest_mlctx.services.store import pending, temporary
 
 _OPEN = ("IN_PROGRESS", "TRACE_STATUS_UNSPECIFIED", "STATE_UNSPECIFIED")
@@ -25,36 +25,33 @@ def handed_over(begun: Callable[[Any], Callable[[Any], None] | None]) -> Iterato
         begun: asked when a trace begins, in the thread that begins it and with its ``TraceInfo``: to whom it
             is handed over, if anybody.
     """
-    manager: Any = import_module("mlflow.tracing.trace_manager").InMemoryTraceManager
-    register, pop = manager.register_trace, manager.pop_trace
     receivers: dict[int, Callable[[Any], None]] = {}
 
-    @functools.wraps(register)
-    def register_trace(self: Any, otel_trace_id: int, trace_info: Any, *more: Any, **named: Any) -> Any:
-        receiver = begun(trace_info)
-        if receiver is not None:
-            receivers[otel_trace_id] = receiver
-        return register(self, otel_trace_id, trace_info, *more, **named)
+    def registering(register: Any) -> Any:
+        def register_trace(self: Any, otel_trace_id: int, trace_info: Any, *more: Any, **named: Any) -> Any:
+            receiver = begun(trace_info)
+            if receiver is not None:
+                receivers[otel_trace_id] = receiver
+            return register(self, otel_trace_id, trace_info, *more, **named)
 
-    @functools.wraps(pop)
-    def pop_trace(self: Any, otel_trace_id: int) -> Any:
-        popped = pop(self, otel_trace_id)
-        receiver = receivers.pop(otel_trace_id, None)
-        trace = getattr(popped, "trace", popped)  # MLflow 3, and 2
-        if trace is not None and receiver is not None and state(trace) not in _OPEN:
-            receiver(trace)
-        return popped
+        return register_trace
 
-    manager.register_trace, manager.pop_trace = register_trace, pop_trace
-    try:
+    def popping(pop: Any) -> Any:
+        def pop_trace(self: Any, otel_trace_id: int) -> Any:
+            popped = pop(self, otel_trace_id)
+            receiver = receivers.pop(otel_trace_id, None)
+            trace = getattr(popped, "trace", popped)  # MLflow 3, and 2
+            if trace is not None and receiver is not None and state(trace) not in _OPEN:
+                receiver(trace)
+            return popped
+
+        return pop_trace
+
+    with (
+        internals.wrapped("InMemoryTraceManager.register_trace", registering),
+        internals.wrapped("InMemoryTraceManager.pop_trace", popping),
+    ):
         yield
-    finally:
-        for name, own, original in (
-            ("register_trace", register_trace, register),
-            ("pop_trace", pop_trace, pop),
-        ):
-            if getattr(manager, name) is own:
-                setattr(manager, name, original)
 
 
 @contextmanager
@@ -63,43 +60,28 @@ def deferred() -> Iterator[None]:
 
     Where this MLflow exports them otherwise, as MLflow 2 does, they are written as they end.
     """
-    try:
-        exporter: Any = import_module("mlflow.tracing.export.mlflow_v3").MlflowV3SpanExporter
-    except (ImportError, AttributeError):
-        yield
-        return
+    import mlflow
+    from mlflow.tracking import fluent
+
     with ExitStack() as stack:
         for name in ("_log_spans", "_log_trace"):
-            if hasattr(exporter, name):
-                stack.enter_context(_deferring(exporter, name))
-        for module in ("mlflow", "mlflow.tracking.fluent"):
-            stack.enter_context(_flushing(import_module(module), "flush_trace_async_logging"))
+            stack.enter_context(internals.wrapped(f"MlflowV3SpanExporter.{name}", _deferring))
+        for module in (mlflow, fluent):
+            stack.enter_context(internals.around(module, "flush_trace_async_logging", _flushing))
         yield
 
 
-@contextmanager
-def _flushing(module: Any, name: str) -> Iterator[None]:
+def _flushing(original: Any) -> Any:
     """Who asks for a flush may go on to look where nobody sees it: over a connection that is open."""
-    original = getattr(module, name)
 
-    @functools.wraps(original)
     def flush(*arguments: Any, **named: Any) -> None:
         original(*arguments, **named)
         pending.flush_all()
 
-    setattr(module, name, flush)
-    try:
-        yield
-    finally:
-        if getattr(module, name) is flush:
-            setattr(module, name, original)
+    return flush
 
 
-@contextmanager
-def _deferring(exporter: Any, name: str) -> Iterator[None]:
-    original = getattr(exporter, name)
-
-    @functools.wraps(original)
+def _deferring(original: Any) -> Any:
     def export(self: Any, *arguments: Any, **named: Any) -> None:
         uri = getattr(getattr(self, "_client", None), "tracking_uri", None)
         store = temporary.store_of(uri) if uri else None
@@ -110,12 +92,7 @@ def _deferring(exporter: Any, name: str) -> Iterator[None]:
             content = (trace_id, functools.partial(original, self), arguments, named)
             store.pending.add(pending.Write(trace_id, _write, content))
 
-    setattr(exporter, name, export)
-    try:
-        yield
-    finally:
-        if getattr(exporter, name) is export:
-            setattr(exporter, name, original)
+    return export
 
 
 def _admitted(store: temporary.Store) -> bool:

@@ -149,6 +149,38 @@ def test_beside_mlflows_own_plugin(tmp_path: Path) -> None:
     assert tagged == [("test_it.py::test_theirs",)]
 
 
+def test_beside_mlflows_own_plugin_with_no_service_in_force(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow.pytest", reason="this MLflow has no plugin of its own")
+    (tmp_path / "test_it.py").write_text(
+        dedent(
+            """
+            import mlflow, pytest
+
+            @pytest.fixture(autouse=True, scope="session")
+            def store():
+                mlflow.set_tracking_uri("sqlite:///own.db")
+
+            @mlflow.test
+            def test_theirs(): assert mlflow.active_run() is not None
+
+            def test_plain():
+                with mlflow.start_run(): pass
+
+            @mlflow.test
+            def test_theirs_again(): assert mlflow.active_run() is not None
+            """
+        )
+    )
+    outcomes = run(tmp_path, ["mlctx", "mlflow.pytest.plugin"], "--mlctx-leaks=warn", ["test_it.py"])
+    assert set(outcomes.values()) == {"passed"}, (tmp_path / "output").read_text()
+    with closing(sqlite3.connect(tmp_path / "own.db")) as kept:
+        theirs = kept.execute(
+            "SELECT status FROM runs JOIN tags USING (run_uuid) WHERE key = 'mlflow.runType'"
+        ).fetchall()
+    assert theirs == [("FINISHED",)]
+    assert "left open" not in (tmp_path / "output").read_text()
+
+
 STRICT = """
 [tool.pytest]
 strict = true

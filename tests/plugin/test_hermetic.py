@@ -325,7 +325,7 @@ FIVE = """
 """
 
 
-def test_a_store_that_cannot_be_used_is_one_sentence_at_each_test_that_asked(
+def test_a_store_that_cannot_be_used_is_one_sentence_and_an_error_of_each_test_that_asked(
     pytester: pytest.Pytester,
 ) -> None:
     (pytester.path / "notes.txt").write_text(
@@ -348,12 +348,13 @@ def test_a_store_that_cannot_be_used_is_one_sentence_at_each_test_that_asked(
         result = pytester.runpytest_inprocess(f"--mlctx-tracking-uri={uri}", "-l")
         result.assert_outcomes(passed=1, errors=2)
         text = result.stdout.str()
-        assert len(re.findall(f"(?m)^{sentence}", text)) == 2
+        assert len(re.findall(f"(?m)^{sentence}", text)) == 1
+        result.stdout.fnmatch_lines("as in *::test_that_asks*")
         assert "Traceback" not in text
         assert "hunter2" not in text + result.stderr.str()
 
 
-def test_a_deleted_experiment_is_one_sentence_at_each_test_that_asked(
+def test_a_deleted_experiment_is_one_sentence_and_an_error_of_each_test_that_asked(
     pytester: pytest.Pytester, tmp_path: Path
 ) -> None:
     from pytest_mlctx.services import store
@@ -372,7 +373,8 @@ def test_a_deleted_experiment_is_one_sentence_at_each_test_that_asked(
     sentence = (
         "MlflowService.experiment_name 'gone' was deleted in this store: restore it (`mlflow experiments"
     )
-    assert result.stdout.str().count(f"\n{sentence}") == 2
+    assert result.stdout.str().count(f"\n{sentence}") == 1
+    result.stdout.fnmatch_lines("as in *::test_that_asks*")
 
 
 def test_a_failing_test_shows_no_credentials(pytester: pytest.Pytester) -> None:

@@ -284,9 +284,9 @@ def test_a_sink_that_may_not_be_written(shut: str) -> None:
     assert "choose another file" in sentence
 
 
-def test_the_readme_shows_the_table_of_the_code() -> None:
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    _, start, rest = readme.partition("<!-- options -->\n")
+def test_the_docs_show_the_table_of_the_code() -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "options.md").read_text(encoding="utf-8")
+    _, start, rest = page.partition("<!-- options -->\n")
     table, end, _ = rest.partition("\n<!-- /options -->")
     assert start
     assert end

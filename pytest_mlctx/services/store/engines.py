@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from pytest_mlctx.services import internals
 from pytest_mlctx.services.state import mlflow_stores
 from pytest_mlctx.services.store import experiments
 
@@ -63,16 +64,18 @@ def settings(
             for module in (utils, registry):
                 stack.enter_context(replaced(module, "_get_managed_session_maker", make_without))
         if own:
-            stack.enter_context(replaced(utils, "_verify_schema", lambda _engine: None))
+            if internals.known("_verify_schema"):
+                stack.enter_context(replaced(utils, "_verify_schema", lambda _engine: None))
             _number_experiments()
-        initialize = getattr(utils, "_initialize_tables", None)
+        if internals.known("_initialize_tables"):
+            initialize = utils._initialize_tables
 
-        def initialize_once(engine: Engine) -> None:
-            if initialize is not None and not (own or is_current(engine)):
-                initialize(engine)
+            def initialize_once(engine: Engine) -> None:
+                if not (own or is_current(engine)):
+                    initialize(engine)
 
-        for module in (utils, registry):
-            stack.enter_context(replaced(module, "_initialize_tables", initialize_once))
+            for module in (utils, registry):
+                stack.enter_context(replaced(module, "_initialize_tables", initialize_once))
         # MLflow 2 makes the artifact folder by opening the store; the first artifact makes it anyway.
         stack.enter_context(replaced(tracking, "mkdir", lambda *_args: None))
         yield
@@ -134,6 +137,8 @@ def _session_pragmas(utils: Any) -> tuple[str, ...] | None:
             sent.append(str(statement).strip().rstrip(";"))
 
     try:
+        if not internals.known("_get_managed_session_maker"):
+            return None
         make = utils._get_managed_session_maker
         with make(sessionmaker(class_=Rehearsal), "")():
             quiet = not sent

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pytest_mlctx.services import imports
+from pytest_mlctx.services import imports, internals
 from pytest_mlctx.services.store import engines, initialization
 
 _UTILS = "mlflow.store.db.utils"
@@ -27,9 +27,9 @@ def from_template() -> Iterator[None]:
 
     def replace() -> None:
         utils = sys.modules[_UTILS]
-        original, head = getattr(utils, _NAME, None), getattr(utils, _HEAD, None)
-        if original is None or head is None:
+        if not (internals.known(_NAME) and internals.known(_HEAD)):
             return
+        original, head = getattr(utils, _NAME), getattr(utils, _HEAD)
         ours = _initializing(original)
         # MLflow reads all of its migration scripts to know the last one, for each store that it opens.
         replaced.append((utils, _HEAD, head, functools.cache(head)))

@@ -1,0 +1,123 @@
+"""MLflow's private names that can be done without: each with what follows where a version has it no more."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, NamedTuple
+
+_SOURCE = "the source of runs under pytest-xdist is -c"
+_STORES = "its stores are made and opened more slowly"
+_TRACES = "mlflow_traces stays empty, and reports show no traces"
+_WRITTEN = "traces are written as they end, which is slower"
+_FOLLOWS = "the experiment of the service holds in stores of the test's own, too"
+_ASKED = "a model in a remote registry is not refused before MLflow asks for it"
+
+_UTILS, _REMOTE = "mlflow.store.db.utils", "mlflow.store.artifact.models_artifact_repo"
+_MANAGER, _EXPORTER = "mlflow.tracing.trace_manager", "mlflow.tracing.export.mlflow_v3"
+
+
+class Name(NamedTuple):
+    """One private name, as a function that takes so many positional arguments."""
+
+    module: str
+    path: str
+    takes: int
+    consequence: str
+    since: tuple[int, int] = (2, 22)
+    """The version of MLflow that has it first."""
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.path}"
+
+
+NAMES = (
+    Name("mlflow.tracking.context.default_context", "_get_source_name", 0, _SOURCE),
+    Name("mlflow.tracking.fluent", "_get_experiment_id_from_env", 0, _FOLLOWS),
+    Name("mlflow.tracking._tracking_service.utils", "reset", 0, _FOLLOWS),
+    Name("mlflow.tracking._model_registry.utils", "_get_registry_uri_from_context", 0, _FOLLOWS),
+    Name(_UTILS, "_initialize_tables", 1, _STORES),
+    Name(_UTILS, "_get_latest_schema_revision", 0, _STORES),
+    Name(_UTILS, "_get_managed_session_maker", 2, _STORES),
+    Name(_UTILS, "_verify_schema", 1, _STORES),
+    Name(_MANAGER, "InMemoryTraceManager.register_trace", 3, _TRACES),
+    Name(_MANAGER, "InMemoryTraceManager.pop_trace", 2, _TRACES),
+    Name(_EXPORTER, "MlflowV3SpanExporter._log_spans", 3, _WRITTEN, (3, 5)),
+    Name(_EXPORTER, "MlflowV3SpanExporter._log_trace", 3, _WRITTEN, (3, 0)),
+    Name(_REMOTE, "is_databricks_unity_catalog_uri", 1, _ASKED),
+    Name(_REMOTE, "is_oss_unity_catalog_uri", 1, _ASKED),
+    Name(_REMOTE, "is_using_databricks_registry", 1, _ASKED),
+)
+_BY_PATH = {name.path: name for name in NAMES}
+
+missing: list[str] = []
+"""What this process has looked for in vain, a sentence for each name."""
+
+
+def known(path: str) -> bool:
+    """Whether MLflow has the name as we know it; `missing` tells where it has it no more."""
+    return _why_not(_BY_PATH[path]) is None
+
+
+def owner(path: str) -> Any:
+    """The module or class that has it."""
+    name = _BY_PATH[path]
+    found = import_module(name.module)
+    for part in name.path.split(".")[:-1]:
+        found = getattr(found, part)
+    return found
+
+
+@contextmanager
+def wrapped(path: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Within the block it is what ``wrap`` makes of it, where MLflow has it."""
+    if not known(path):
+        yield
+        return
+    with around(owner(path), path.rpartition(".")[2], wrap):
+        yield
+
+
+@contextmanager
+def around(place: Any, attribute: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Within the block this of a module or class is what ``wrap`` makes of it.
+
+    What somebody else has put there since stays.
+    """
+    original = getattr(place, attribute)
+    own = functools.wraps(original)(wrap(original))
+    setattr(place, attribute, own)
+    try:
+        yield
+    finally:
+        if getattr(place, attribute) is own:
+            setattr(place, attribute, original)
+
+
+@functools.cache
+def _why_not(name: Name) -> str | None:
+    version = _version()
+    if version < name.since:
+        return "not yet there"
+    try:
+        found: Any = import_module(name.module)
+        for part in name.path.split("."):
+            found = getattr(found, part)
+        inspect.signature(found).bind(*[None] * name.takes)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        number = ".".join(map(str, version))
+        why = f"MLflow {number} has no {name} as this plugin knows it: {name.consequence}."
+        missing.append(why)
+        return why
+    return None
+
+
+def _version() -> tuple[int, int]:
+    from importlib.metadata import version
+
+    found = re.match(r"(\d+)\.(\d+)", version("mlflow-skinny"))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
