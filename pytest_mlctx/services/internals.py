@@ -14,7 +14,7 @@ _SOURCE = "the source of runs under pytest-xdist is -c"
 _STORES = "its stores are made and opened more slowly"
 _TRACES = "mlflow_traces stays empty, and reports show no traces"
 _WRITTEN = "traces are written as they end, which is slower"
-_FOLLOWS = "the experiment of the service holds in stores of the test's own, too"
+_FOLLOWS = "the experiment of the service may follow a test into a store of its own that a variable names"
 _ASKED = "a model in a remote registry is not refused before MLflow asks for it"
 
 _UTILS, _REMOTE = "mlflow.store.db.utils", "mlflow.store.artifact.models_artifact_repo"

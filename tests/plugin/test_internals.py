@@ -36,12 +36,13 @@ def test_run(mlflow_run, alerts_outbox):
 def test_sandbox(mlflow_sandbox):
     assert mlflow.search_runs(output_format="list") == []
 
-def test_store_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/own.db")
+def test_store_of_its_own(mlflow_service, tmp_path):
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/own.db")
     with mlflow.start_run():
         mlflow.log_param("p", 1)
     (run,) = mlflow.search_runs(output_format="list")
     assert run.data.params == {"p": "1"}
+    mlflow.set_tracking_uri(mlflow_service.tracking_uri)
 
 def test_model(mlflow_service):
     class Model(mlflow.pyfunc.PythonModel):
