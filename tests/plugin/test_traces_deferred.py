@@ -81,7 +81,7 @@ SUITE = """
         return {key: value for key, value in pairs.items() if not key.startswith(OF_THE_MOMENT)}
 
     def plain(trace, names):
-        numbers = {span.span_id: number for number, span in enumerate(trace.data.spans)}
+        told = {span.span_id: f"{span.name} {span.inputs}" for span in trace.data.spans}
         info = trace.info
         return {
             "state": str(info.state), "request": info.request_preview, "response": info.response_preview,
@@ -90,13 +90,15 @@ SUITE = """
             "has_size": [key for key in info.trace_metadata if "size" in key],
             "assessments": [[each.name, each.value] for each in info.assessments],
             "run": bool(info.trace_metadata.get("mlflow.sourceRun")),
-            "spans": [
+            "order": [span.name for span in trace.data.spans],
+            # Of threads that start at the same moment either may be the first.
+            "spans": sorted([
                 [span.name, span.span_type, span.inputs, span.outputs, str(span.status.status_code),
-                 span.status.description, numbers.get(span.parent_id, -1) if span.parent_id else None,
+                 span.status.description, told.get(span.parent_id, "elsewhere") if span.parent_id else None,
                  kept(span.attributes), [event.name for event in span.events],
                  span.end_time_ns >= span.start_time_ns]
                 for span in trace.data.spans
-            ],
+            ], key=str),
         }
 
     @mlflow.trace(span_type=SpanType.TOOL)
