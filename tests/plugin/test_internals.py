@@ -58,15 +58,20 @@ def test_trace(mlflow_service, mlflow_traces):
     (trace,) = mlflow.MlflowClient().search_traces(["0", mlflow.get_experiment_by_name("x").experiment_id])
     assert [span.name for span in trace.data.spans] == ["agent"]
 """
-QUICK = {"InMemoryTraceManager.pop_trace", "_verify_schema"}
-NAMES = [
-    pytest.param(name, marks=() if name.path in QUICK else pytest.mark.slow, id=name.path)
+QUICK = {("InMemoryTraceManager.pop_trace", "takes=99")}
+CASES = [
+    pytest.param(
+        name,
+        change,
+        marks=() if (name.path, change) in QUICK else pytest.mark.slow,
+        id=f"{name.path}-{change.partition('=')[0]}",
+    )
     for name in internals.NAMES
+    for change in ("module='mlflow.nowhere'", "takes=99")
 ]
 
 
-@pytest.mark.parametrize("change", ["module='mlflow.nowhere'", "takes=99"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "change"), CASES)
 def test_without_a_name(tmp_path: Path, name: internals.Name, change: str) -> None:
     if internals._version() < name.since:
         pytest.skip("this MLflow has not had it yet")
