@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_mlctx.services.state.mlflow_stores import Engine
-from pytest_mlctx.services.store import new_files
+from pytest_mlctx.services.store import new_files, template
 
 from .conftest import content, query
 
@@ -24,6 +24,7 @@ def migrations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The databases that MLflow migrates; some versions do so whenever they open one."""
     from mlflow.store.db import utils
 
+    template.image()  # which is migrated as well, where this is the first test to need it
     seen: list[str] = []
     original = utils._upgrade_db
 
