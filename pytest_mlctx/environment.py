@@ -11,8 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
+from pytest_mlctx import mistakes
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ class Environment:
             if (incompatible := incompatibility(error)) is None:
                 raise
             reason = incompatible
-        pytest.fail(reason, pytrace=False)
+        raise mistakes.error(reason)
 
     def _enforce(self) -> None:
         for name in _SET_ASIDE:

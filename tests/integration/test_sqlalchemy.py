@@ -17,7 +17,7 @@ REMEDY = "install 'sqlalchemy<2.1', or MLflow 3.14 or newer"
 
 @pytest.mark.usefixtures("no_other_plugin")
 @pytest.mark.parametrize("args", [(), ("--mlctx-tracking-uri=sqlite:///mine.db",)])
-def test_each_test_that_asks_is_told_the_remedy_and_the_others_run(pytester, args):
+def test_the_remedy_is_told_and_the_other_tests_run(pytester, args):
     pytester.makepyfile("""
         def test_asks(mlflow_service): pass
         def test_asks_again(mlflow_run): pass
@@ -27,7 +27,8 @@ def test_each_test_that_asks_is_told_the_remedy_and_the_others_run(pytester, arg
     result = pytester.runpytest_subprocess(*args)
     result.assert_outcomes(passed=1, errors=3)
     output = result.stdout.str()
-    assert output.count(REMEDY) >= 3
+    assert output.count(REMEDY) >= 1
+    assert output.count("\nas in test_") == 2
     assert "Traceback" not in output
     assert "Error: " not in output
 
