@@ -1,4 +1,4 @@
-"""MLflow's private names that can be done without: each with what follows where a version has it no more."""
+"""MLflow's private names that can be done without: what follows where one is no more, and how to wrap one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 _SOURCE = "the source of runs under pytest-xdist is -c"
@@ -84,10 +85,13 @@ def wrapped(path: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
 
 @contextmanager
 def around(place: Any, attribute: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Within the block this of a module or class is what ``wrap`` makes of it.
+    """Within the block this of a module or class, where it has it, is what ``wrap`` makes of it.
 
     What somebody else has put there since stays.
     """
+    if not hasattr(place, attribute):
+        yield
+        return
     original = getattr(place, attribute)
     own = functools.wraps(original)(wrap(original))
     setattr(place, attribute, own)
@@ -100,8 +104,8 @@ def around(place: Any, attribute: str, wrap: Callable[[Any], Any]) -> Iterator[N
 
 @functools.cache
 def _why_not(name: Name) -> str | None:
-    version = _version()
-    if version < name.since:
+    mlflow = numbers("mlflow-skinny")
+    if mlflow < name.since:
         return "not yet there"
     try:
         found: Any = import_module(name.module)
@@ -109,15 +113,14 @@ def _why_not(name: Name) -> str | None:
             found = getattr(found, part)
         inspect.signature(found).bind(*[None] * name.takes)
     except (ImportError, AttributeError, TypeError, ValueError):
-        number = ".".join(map(str, version))
+        number = ".".join(map(str, mlflow))
         why = f"MLflow {number} has no {name} as this plugin knows it: {name.consequence}."
         missing.append(why)
         return why
     return None
 
 
-def _version() -> tuple[int, int]:
-    from importlib.metadata import version
-
-    found = re.match(r"(\d+)\.(\d+)", version("mlflow-skinny"))
+def numbers(distribution: str) -> tuple[int, int]:
+    """The first two numbers of the version that is installed."""
+    found = re.match(r"(\d+)\.(\d+)", version(distribution))
     return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
@@ -132,18 +131,13 @@ def state(trace: Any) -> str:
 
 def incompatibility() -> str | None:
     """Why this MLflow records no traces; None where it does."""
-    mlflow, telemetry = version("mlflow-skinny"), version("opentelemetry-sdk")
-    if _numbers(mlflow) >= (3, 5) or _numbers(telemetry) < (1, 36):
+    if internals.numbers("mlflow-skinny") >= (3, 5) or internals.numbers("opentelemetry-sdk") < (1, 36):
         return None
+    mlflow, telemetry = version("mlflow-skinny"), version("opentelemetry-sdk")
     return (
         f"MLflow {mlflow} records no traces beside opentelemetry-sdk {telemetry}: "
         "install 'opentelemetry-sdk<1.36', or MLflow 3.5 or newer."
     )
-
-
-def _numbers(text: str) -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def lines(trace: Any) -> Iterator[str]:

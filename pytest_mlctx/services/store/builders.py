@@ -45,8 +45,9 @@ def _serving_sqlite(build: Callable[..., Any]) -> Callable[..., Any]:
         if root is not None and arguments.get("artifact_uri", "not asked for") is None:
             arguments["artifact_uri"] = paths.artifact_uri(root)
         fast = () if own is None else ("synchronous = OFF",)
-        admit = None if own is None else functools.partial(temporary.admit, own.path)
-        look = functools.partial(temporary.look, path) if path is not None else lambda: None
+        admit = look = None
+        if own is not None:
+            admit, look = (functools.partial(each, own.path) for each in (temporary.admit, temporary.look))
         with engines.settings(*fast, admit=admit, look=look):
             engines.forget_foreign_engine(store_uri)
             store = build(store_uri=store_uri, **arguments)

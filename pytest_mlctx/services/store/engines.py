@@ -29,7 +29,7 @@ _engines: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()  # ours, and whe
 
 @contextlib.contextmanager
 def settings(
-    *pragmas: str, admit: Callable[[], None] | None = None, look: Callable[[], None] = lambda: None
+    *pragmas: str, admit: Callable[[], None] | None = None, look: Callable[[], None] | None = None
 ) -> Iterator[None]:
     """While it lasts, the SQLite engines that MLflow creates have these PRAGMAs on every connection.
 
@@ -43,41 +43,37 @@ def settings(
     own = admit is not None
     with _lock, contextlib.ExitStack() as stack:
         every_session = _session_pragmas(utils)
-        create_engine = utils.create_sqlalchemy_engine
 
-        def create(uri: str) -> Engine:
-            engine: Engine = create_engine(uri)
-            if engine.dialect.name == "sqlite":
-                _engines[engine] = own
-                _on_connect(engine, [*(every_session or ()), f"busy_timeout = {BUSY_TIMEOUT}", *pragmas])
-                if admit is not None:
-                    _on_transaction(engine, look, admit)
-            return engine
+        def creating(create_engine: Callable[[str], Engine]) -> Callable[[str], Engine]:
+            def create(uri: str) -> Engine:
+                engine = create_engine(uri)
+                if engine.dialect.name == "sqlite":
+                    _engines[engine] = own
+                    _on_connect(engine, [*(every_session or ()), f"busy_timeout = {BUSY_TIMEOUT}", *pragmas])
+                    for moment, call in (("begin", look), ("commit", admit)):
+                        if call is not None:
+                            _on(engine, moment, call)
+                return engine
 
-        stack.enter_context(replaced(utils, "create_sqlalchemy_engine", create))
-        if every_session is not None:
-            make = utils._get_managed_session_maker
+            return create
 
-            def make_without(session_maker: Any, db_type: str) -> Any:
-                return make(session_maker, "" if db_type == "sqlite" else db_type)
+        def making(make: Any) -> Any:
+            return lambda session_maker, db_type: make(session_maker, "" if db_type == "sqlite" else db_type)
 
-            for module in (utils, registry):
-                stack.enter_context(replaced(module, "_get_managed_session_maker", make_without))
+        def initializing(initialize: Callable[[Engine], None]) -> Callable[[Engine], None]:
+            return lambda engine: None if own or is_current(engine) else initialize(engine)
+
+        stack.enter_context(internals.around(utils, "create_sqlalchemy_engine", creating))
+        for module in (utils, registry):  # which has copies of the names in some versions
+            if every_session is not None:
+                stack.enter_context(internals.around(module, "_get_managed_session_maker", making))
+            if internals.known("_initialize_tables"):
+                stack.enter_context(internals.around(module, "_initialize_tables", initializing))
         if own:
-            if internals.known("_verify_schema"):
-                stack.enter_context(replaced(utils, "_verify_schema", lambda _engine: None))
+            stack.enter_context(internals.wrapped("_verify_schema", lambda _verify: lambda _engine: None))
             _number_experiments()
-        if internals.known("_initialize_tables"):
-            initialize = utils._initialize_tables
-
-            def initialize_once(engine: Engine) -> None:
-                if not (own or is_current(engine)):
-                    initialize(engine)
-
-            for module in (utils, registry):
-                stack.enter_context(replaced(module, "_initialize_tables", initialize_once))
         # MLflow 2 makes the artifact folder by opening the store; the first artifact makes it anyway.
-        stack.enter_context(replaced(tracking, "mkdir", lambda *_args: None))
+        stack.enter_context(internals.around(tracking, "mkdir", lambda _mkdir: lambda *_args: None))
         yield
 
 
@@ -115,11 +111,10 @@ def _on_connect(engine: Engine, pragmas: list[str]) -> None:
     event.listen(engine, "connect", apply)
 
 
-def _on_transaction(engine: Engine, look: Callable[[], None], admit: Callable[[], None]) -> None:
+def _on(engine: Engine, moment: str, call: Callable[[], None]) -> None:
     from sqlalchemy import event
 
-    event.listen(engine, "begin", lambda _connection: look())
-    event.listen(engine, "commit", lambda _connection: admit())
+    event.listen(engine, moment, lambda _connection: call())
 
 
 @functools.cache
@@ -136,9 +131,9 @@ def _session_pragmas(utils: Any) -> tuple[str, ...] | None:
         def execute(self, statement: Any, *_args: Any, **_kwargs: Any) -> Any:
             sent.append(str(statement).strip().rstrip(";"))
 
+    if not internals.known("_get_managed_session_maker"):
+        return None
     try:
-        if not internals.known("_get_managed_session_maker"):
-            return None
         make = utils._get_managed_session_maker
         with make(sessionmaker(class_=Rehearsal), "")():
             quiet = not sent
@@ -163,17 +158,3 @@ def _number_experiments() -> None:
             experiment.experiment_id = experiments.next_id(above=highest or 0)
 
     event.listen(SqlExperiment, "before_insert", number)
-
-
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Replace what a module or class has under ``name``; one that has none is left alone."""
-    if not hasattr(owner, name):
-        yield
-        return
-    original = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)

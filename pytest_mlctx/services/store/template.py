@@ -13,9 +13,9 @@ import sqlite3
 import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_mlctx.services import cache
+from pytest_mlctx.services import cache, internals
 from pytest_mlctx.services.store import engines, paths
 
 if TYPE_CHECKING:
@@ -83,16 +83,18 @@ def _undisturbed() -> Iterator[None]:
     puts its own in their place; alembic, MLflow and its migrations log every step; some steps warn.
     """
     thread = threading.get_ident()
-    hand_on = logging.Logger.callHandlers
 
-    def hand_on_warnings(logger: logging.Logger, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING or threading.get_ident() != thread:
-            hand_on(logger, record)
+    def only_warnings(hand_on: Any) -> Any:
+        def hand_on_warnings(logger: logging.Logger, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.WARNING or threading.get_ident() != thread:
+                hand_on(logger, record)
+
+        return hand_on_warnings
 
     with (
         warnings.catch_warnings(),
-        engines.replaced(logging.config, "fileConfig", lambda *_args, **_kwargs: None),
-        engines.replaced(logging.Logger, "callHandlers", hand_on_warnings),
+        internals.around(logging.config, "fileConfig", lambda _file: lambda *_args, **_kwargs: None),
+        internals.around(logging.Logger, "callHandlers", only_warnings),
     ):
         warnings.simplefilter("ignore")
         yield
