@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlctx import mistakes
 from pytest_mlctx.lifecycle import Room
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ class FailureSections(Room):
     ) -> None:
         self._wanted = config.option.showcapture != "no"
         self._tracking, self._server, self._traces = tracking, server, traces
-        self._told = mistakes.Told()
         self._sent = 0  # alerts of the tests before
         self._logged = 0  # bytes of the server's log before the test
 
@@ -57,8 +55,6 @@ class FailureSections(Room):
 
     def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Say what was tracked until a phase of the test failed."""
-        if report.failed and report.when == "setup":
-            self._told.shorten(report)
         if not (report.failed and self._wanted):
             return
         runs = [run for run in self._tracking.runs_of_fixtures if run.fixture in _requested(item)]

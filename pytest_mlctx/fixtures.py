@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from pytest_mlctx import mistakes
 from pytest_mlctx.session import Session
 
 if TYPE_CHECKING:
@@ -24,6 +23,12 @@ if TYPE_CHECKING:
     S = TypeVar("S", bound=Service)
 
 
+def _mistake(sentence: str) -> BaseException:
+    from pytest_mlctx import mistakes
+
+    return mistakes.error(sentence)
+
+
 def _made(kind: type[S], fields: dict[str, Any], fixture: str) -> S:
     """A service of these fields; what the user must mend is one sentence."""
     from pydantic import ValidationError
@@ -32,7 +37,7 @@ def _made(kind: type[S], fields: dict[str, Any], fixture: str) -> S:
         return kind(**fields)
     except ValidationError as error:
         mistake = " ".join(_sentence(kind, fixture, details) for details in error.errors(include_url=False))
-    raise mistakes.error(mistake)  # here, where no other exception is shown with it
+    raise _mistake(mistake)  # here, where no other exception is shown with it
 
 
 @contextmanager
@@ -46,7 +51,7 @@ def _running(service: S) -> Iterator[S]:
     except ServiceError as error:
         mistake = str(error)
     if mistake:
-        raise mistakes.error(mistake)
+        raise _mistake(mistake)
     try:
         yield service
     finally:
@@ -160,7 +165,7 @@ def mlflow_service(
     session = Session.of(request.config)
     service = _made(MlflowService, mlflow_config, "mlflow_config")
     if reason := session.refuses(service.tracking_uri):
-        raise mistakes.error(reason)
+        raise _mistake(reason)
     if registry := mlflow_config.get("registry_uri"):
         session.environment.asked_for.add(registry)
     return session.enter(
@@ -264,7 +269,7 @@ def mlflow_traces(request: pytest.FixtureRequest) -> list[Trace]:
 
     request.getfixturevalue(_service_of(request))
     if reason := traces.incompatibility():
-        raise mistakes.error(reason)
+        raise _mistake(reason)
     return Session.of(request.config).traces.outbox
 
 

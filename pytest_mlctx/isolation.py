@@ -142,7 +142,7 @@ class Isolation(Room):
         from pytest_mlctx.services import defaults
         from pytest_mlctx.services.store import layers
 
-        self._defaults, self._layers = defaults, layers
+        self._layers = layers
         self._guard = guard
         self._late_threads = late_threads
         self._transactions = 0
@@ -192,9 +192,7 @@ class Isolation(Room):
             start, experiment=self._experiment, artifacts=self._artifacts.take(self._store)
         )
         self._version = self._store.data_version()
-        if self._defaults.active_experiment_id() == before:
-            self._defaults.activate_experiment(self._experiment_id)
-        self._guard.renumber_experiment(before, self._experiment_id)
+        _move_experiment(self._guard, before, self._experiment_id)
 
     @contextmanager
     def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
@@ -237,7 +235,6 @@ class ServerIsolation(Room):
 
         from pytest_mlctx.services import defaults
 
-        self._defaults = defaults
         self._guard = guard
         self._client = MlflowClient(url)
         self._experiment = experiment
@@ -256,9 +253,16 @@ class ServerIsolation(Room):
             self._experiment_id = deadline.within(uris.DEADLINE, lambda: self._client.create_experiment(name))
         except Exception as error:
             raise mistakes.error(f"mlflow_server gives no experiment ({deadline.reason(error)}).") from None
-        if self._defaults.active_experiment_id() == before:
-            self._defaults.activate_experiment(self._experiment_id)
-        self._guard.renumber_experiment(before, self._experiment_id)
+        _move_experiment(self._guard, before, self._experiment_id)
+
+
+def _move_experiment(guard: Guard, before: str, after: str) -> None:
+    """Let MLflow fall back on another experiment, unless a test has set one of its own."""
+    from pytest_mlctx.services import defaults
+
+    if defaults.active_experiment_id() == before:
+        defaults.activate_experiment(after)
+    guard.renumber_experiment(before, after)
 
 
 class Sandbox:

@@ -12,6 +12,7 @@ from pytest_mlctx import pytest_internals
 
 Role = Literal[
     "redaction",
+    "mistakes",
     "failure_sections",
     "model_requirements",
     "guard",
@@ -29,6 +30,7 @@ Role = Literal[
 # Outermost first: calls before a test or a fixture go down this list, calls after it go up.
 _ORDER: tuple[Role, ...] = (
     "redaction",  # reads a report when nobody adds to it any more
+    "mistakes",
     "failure_sections",
     "model_requirements",
     "guard",  # captures the state before a room changes it, and compares when all rooms are done

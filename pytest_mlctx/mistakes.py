@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_mlctx.lifecycle import Room
+
 _sentences: set[str] = set()
 
 
@@ -13,15 +15,15 @@ def error(sentence: str) -> BaseException:
     return pytest.fail.Exception(sentence, pytrace=False)
 
 
-class Told:
-    """What a session has told."""
+class Mistakes(Room):
+    """Lets the report of a setup say where the sentence stands, where the report of a test before has it."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}  # by the sentence, the test whose report has it
 
-    def shorten(self, report: pytest.TestReport) -> None:
-        """Let the report of a setup say no more than where the sentence stands, where one before has it."""
-        sentence = report.longreprtext.strip()
+    def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Shorten the report."""
+        sentence = report.longreprtext.strip() if report.failed and report.when == "setup" else ""
         if sentence in _sentences:
             first = self._first.setdefault(sentence, report.nodeid)
             if first != report.nodeid:

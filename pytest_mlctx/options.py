@@ -60,7 +60,7 @@ class Option(NamedTuple):
         return self.default or self.default_text
 
 
-MARKER = (
+RECORD_MARKER = (
     "mlctx_record(record=True, *, name=None, description=None, tags=None): "
     "how --mlctx-record records this test; with False, not at all"
 )

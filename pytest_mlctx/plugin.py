@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the settings; a bad value ends the session here, but not ``--help`` and its like."""
     if _off(config):
         return
-    config.addinivalue_line("markers", options.MARKER)
+    config.addinivalue_line("markers", options.RECORD_MARKER)
     config.addinivalue_line("markers", options.TRIALS_MARKER)
     # Not by `pytest_plugins`: where this plugin was taken off again, its fixtures would stay.
     config.pluginmanager.import_plugin("pytest_mlctx.fixtures")

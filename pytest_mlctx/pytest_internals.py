@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import re
@@ -102,9 +103,7 @@ def run(
     """
     own: Any = item
     vars(own)["_report_sections"] = []  # what was captured is kept with the item
-    if (
-        getattr(vars(own).get("_obj"), "__self__", None) is not None
-    ):  # a method: of another instance each time
+    if inspect.ismethod(vars(own).get("_obj")):  # of another instance each time
         vars(own).pop("_instance", None)
         del own._obj
     if not getattr(own, "_request", True):  # as in runner.runtestprotocol

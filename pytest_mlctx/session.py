@@ -247,6 +247,7 @@ class Session:
 
     def _follow(self, request: pytest.FixtureRequest | None = None) -> None:
         if not self.active:
+            from pytest_mlctx.mistakes import Mistakes
             from pytest_mlctx.redaction import Redaction
             from pytest_mlctx.services import state
 
@@ -256,6 +257,7 @@ class Session:
             self.lifecycle.join("guard", self.guard, request)
             self.lifecycle.join("tracking", self.tracking, request)
             self.lifecycle.join("failure_sections", self._failure_sections())
+            self.lifecycle.join("mistakes", Mistakes())
             self.lifecycle.join("redaction", Redaction(self._config))
             if self._config.pluginmanager.hasplugin(MLFLOWS_PLUGIN):
                 from pytest_mlctx.mlflow_tests import MlflowTests
@@ -377,19 +379,18 @@ class Session:
 
         for uri in (service.tracking_uri, service.registry_uri or ""):
             self._config.add_cleanup(state.expect(*uris.files(uri)))
-        if self._is_served(service.tracking_uri) and self.settings.isolation != "session":
-            server = ServerIsolation(self.guard, service.tracking_uri, service.experiment_name)
-            self.lifecycle.join("isolation", server, request)
-            yield
-            self.lifecycle.leave("isolation")
-            return
         store, empty = self.environment.store, self.environment.empty
-        if store is None or empty is None or service.tracking_uri != store.uri:
-            yield
-            return
+        by_test = self.settings.isolation != "session"
         with ExitStack() as stack:
+            if self._is_served(service.tracking_uri) and by_test:
+                server = ServerIsolation(self.guard, service.tracking_uri, service.experiment_name)
+                self.lifecycle.join("isolation", server, request)
+                stack.callback(self.lifecycle.leave, "isolation")
+            if store is None or empty is None or service.tracking_uri != store.uri:
+                yield
+                return
             stack.enter_context(remote.standing_in(store.uri))
-            if self.settings.isolation != "session":
+            if by_test:
                 isolation = Isolation(
                     self.guard,
                     self.late_threads,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mlctx.lifecycle import Room
-from pytest_mlctx.options import MARKER
+from pytest_mlctx.options import RECORD_MARKER
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -58,7 +58,7 @@ class TestFacts(Room):
         try:
             self._marked = _marks(item)
         except TypeError as error:
-            told = f"the marker mlctx_record {error}; it is {MARKER}."
+            told = f"the marker mlctx_record {error}; it is {RECORD_MARKER}."
             raise pytest.fail.Exception(told, pytrace=False) from None
 
     def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:

@@ -170,8 +170,14 @@ def _as_one(item: pytest.Item, asked: Asked, trials: Sequence[_Trial]) -> list[p
     else:
         failures = [trial["call"] for trial in trials if not trial["call"].passed]
         call = next((failure for failure in failures if failure.failed), failures[0])  # or all were expected
-        parts = [("trials", "\n".join(_explained(asked, trials, told))), *_others(call, failures)]
-        pytest_internals.add_to_failure(call, told, parts)
+        kinds = _by_kind(trials)
+        others = [
+            ("another failure", numbered[min(numbered)].longreprtext)
+            for numbered in kinds
+            if call not in numbered.values()
+        ]
+        explained = "\n".join(_explained(asked, trials, told, kinds))
+        pytest_internals.add_to_failure(call, told, [("trials", explained), *others])
     for phase, report in (("setup", setup), ("call", call), ("teardown", teardown)):
         report.duration = sum(trial[phase].duration for trial in trials)
     teardown.user_properties.append(("mlctx.trials", told))
@@ -187,7 +193,22 @@ def _as_one(item: pytest.Item, asked: Asked, trials: Sequence[_Trial]) -> list[p
     return [setup, call, teardown]
 
 
-def _explained(asked: Asked, trials: Sequence[_Trial], told: str) -> Iterator[str]:
+_Numbered = Mapping[int, pytest.TestReport]
+"""The calls that failed in one way, by the number of their trial."""
+
+
+def _by_kind(trials: Sequence[_Trial]) -> list[_Numbered]:
+    kinds: dict[object, dict[int, pytest.TestReport]] = {}
+    for number, trial in enumerate(trials, 1):
+        if not trial["call"].passed:
+            kind = pytest_internals.kind_of_failure(trial["call"])
+            kinds.setdefault(kind, {})[number] = trial["call"]
+    return [*kinds.values()]
+
+
+def _explained(
+    asked: Asked, trials: Sequence[_Trial], told: str, kinds: Sequence[_Numbered]
+) -> Iterator[str]:
     passed, _ = _counts(trials)
     low, high = wilson(passed, len(trials))
     yield f"{told}; {asked.needed} of {asked.trials} had to (pass_rate={asked.pass_rate:g})"
@@ -199,20 +220,6 @@ def _explained(asked: Asked, trials: Sequence[_Trial], told: str) -> Iterator[st
             f"test {1 - asked.chance(asked.pass_rate):.0%} of the time, "
             f"and what succeeds in {worse:.0%} passes it {asked.chance(worse):.0%} of the time"
         )
-    kinds: dict[object, list[int]] = {}
-    for number, trial in enumerate(trials, 1):
-        if not trial["call"].passed:
-            kinds.setdefault(pytest_internals.kind_of_failure(trial["call"]), []).append(number)
-    for numbers in kinds.values():
-        which = f"trial {numbers[0]}" if len(numbers) == 1 else f"trials {', '.join(map(str, numbers))}"
-        yield f"{which}: {pytest_internals.headline(trials[numbers[0] - 1]['call'])}"
-
-
-def _others(told: pytest.TestReport, failures: Sequence[pytest.TestReport]) -> Iterator[tuple[str, str]]:
-    """The first of each other kind of failure, as pytest prints it."""
-    seen = {pytest_internals.kind_of_failure(told)}
-    for failure in failures:
-        kind = pytest_internals.kind_of_failure(failure)
-        if kind not in seen:
-            seen.add(kind)
-            yield "another failure", failure.longreprtext
+    for numbered in kinds:
+        which = f"trial{'s' if len(numbered) > 1 else ''} {', '.join(map(str, numbered))}"
+        yield f"{which}: {pytest_internals.headline(numbered[min(numbered)])}"

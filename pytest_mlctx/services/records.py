@@ -226,9 +226,9 @@ class Records:
                 self._read[branch] = self._asked(lambda: self._pages(_that_passed(branch)))
             found = [run for run in self._read[branch] if run.data.tags.get(_HISTORY) == name]
         else:
-            tag, value = (
-                (_HISTORY, name) if branch is None else (_HISTORY_ON_BRANCH, _on_branch(name, branch))
-            )
+            tag, value = _HISTORY, name
+            if branch is not None:
+                tag, value = _HISTORY_ON_BRANCH, _on_branch(name, branch)
             wanted = f"tags.`{tag}` = '{value}'"
             found = self._asked(lambda: self._search(wanted, at_most + _OWN))
         return [run for run in found if run.data.tags.get(_SESSION) != session][:at_most]

@@ -60,7 +60,6 @@ OURS = {
     ".entrypoint",
     ".fixture_registry",
     ".fixtures",
-    ".mistakes",
     ".options",
     ".plugin",
     ".pytest_internals",

@@ -71,7 +71,7 @@ AGENT = """
         assert number not in UNTRUE
 
     def test_events():
-        assert events == ["module"] + ["function"] * EXPECTED + ["end of module"] * 0
+        assert events == ["module"] + ["function"] * EXPECTED
 """
 
 

@@ -119,7 +119,7 @@ def test_each_fixture_has_a_place() -> None:
 def test_options_that_are_named_exist(page: str) -> None:
     flags = {option.flag for option in options.OPTIONS if not option.ini_only}
     inis = {option.ini for option in options.OPTIONS}
-    markers = {marker.partition("(")[0] for marker in (options.MARKER, options.TRIALS_MARKER)}
+    markers = {marker.partition("(")[0] for marker in (options.RECORD_MARKER, options.TRIALS_MARKER)}
     assert set(re.findall(r"--mlctx-[a-z-]*[a-z]", TEXT[page])) <= flags
     assert set(re.findall(r"\bmlctx_[a-z_]+", TEXT[page])) <= inis | markers
 
