@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from beside_mlflow import suite
 
 pytestmark = pytest.mark.usefixtures("evaluation_imported", "no_other_plugin", "put_back", "quiet")
 
@@ -108,30 +109,11 @@ def backward(pytester: pytest.Pytester) -> None:
 
 
 COMPARED = """
-PLAIN = PLAIN_MLFLOW
-found = {}
-
-@pytest.fixture(scope="session")
-def own_store(tmp_path_factory):
-    from pytest_mlctx.services.store import template
-    path = tmp_path_factory.mktemp("plain") / "mlflow.db"
-    path.write_bytes(template.image(None))  # as MLflow's migrations would have made it in seconds
-    mlflow.set_tracking_uri(f"sqlite:///{path}")
-
-@pytest.fixture(autouse=True)
-def compared(request):
-    if PLAIN:
-        request.getfixturevalue("own_store")
-        mlflow.set_experiment(request.node.name)
-    else:
-        request.getfixturevalue("mlflow_service")
-    yield
-    found[request.node.name] = {
+def look():
+    return {
         "runs": [[run.info.status, run.data.metrics, run.data.params] for run in runs()],
         "traces": sorted(json.dumps(plain(trace), sort_keys=True, default=str) for trace in stored()),
     }
-    with open("found.json", "w") as file:
-        json.dump(found, file)
 
 CHANGING = ("mlflow.eval.requestId", "mlflow.artifactLocation", "mlflow.source", "mlflow.user",
             "mlflow.modelId", "mlflow.trace.size", "mlctx.", "mlflow.linkedPrompts")
@@ -218,7 +200,7 @@ def test_prompt():
 
 
 def compared(pytester: pytest.Pytester, *, plain: bool) -> dict[str, Any]:
-    source = COMPARED.replace("PLAIN_MLFLOW", str(plain))
+    source = suite(COMPARED, plain=plain)
     options = ["-p", "no:mlctx"] if plain else []
     result = session(pytester, source, *options)
     result.assert_outcomes(passed=10)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beside_mlflow import suite
 
 pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin", "put_back")
 export = pytest.importorskip("mlflow.tracing.export.mlflow_v3", reason="MLflow 2 exports otherwise")
@@ -26,30 +27,7 @@ SUITE = """
     from mlflow import MlflowClient
     from mlflow.entities import AssessmentSource, SpanType
 
-    PLAIN = PLAIN_MLFLOW
-    found = {}
-
-    @pytest.fixture(scope="session")
-    def own_store(tmp_path_factory):
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(f"sqlite:///{tmp_path_factory.mktemp('plain')}/mlflow.db")
-        yield
-        mlflow.set_tracking_uri(before)
-
-    @pytest.fixture(autouse=True)
-    def compared(request):
-        if PLAIN:
-            request.getfixturevalue("own_store")
-            mlflow.set_experiment(request.node.name)
-        else:
-            request.getfixturevalue("mlflow_service")
-        yield
-        if PLAIN:
-            mlflow.flush_trace_async_logging()
-        found[request.node.name] = doors()
-        pathlib.Path("found.json").write_text(json.dumps(found))
-
-    def doors():
+    def look():
         listed = mlflow.search_traces(return_type="list", max_results=5000)
         names = {trace.info.trace_id: name(trace) for trace in listed}
         experiment = listed[0].info.experiment_id if listed else "0"
@@ -214,7 +192,7 @@ SUITE = """
 
 def stored(folder: Path, *, plain: bool, many: int, background: bool) -> dict[str, Any]:
     """What was read, by test, of the traces that MLflow has stored alone, or with this plugin."""
-    source = textwrap.dedent(SUITE).replace("PLAIN_MLFLOW", str(plain)).replace("MANY", str(many))
+    source = suite(textwrap.dedent(SUITE).replace("MANY", str(many)), plain=plain)
     folder.mkdir()
     (folder / "test_it.py").write_text(source)
     options = ["-p", "no:cacheprovider", "-p", "no:mlctx" if plain else "mlctx"]
