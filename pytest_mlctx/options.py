@@ -133,7 +133,13 @@ OPTIONS = (
         default="migrate",
         choices=get_args(Stores),
     ),
-    Option("tag", "tag every run and trace; repeatable", metavar="KEY=VALUE", repeatable=True, ini_type="linelist"),
+    Option(
+        "tag",
+        "tag every run and trace; repeatable",
+        metavar="KEY=VALUE",
+        repeatable=True,
+        ini_type="linelist",
+    ),
     Option(
         "record",
         "MLflow store that keeps a run for each test, its record: outcome, durations, what its runs logged",
