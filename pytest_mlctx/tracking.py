@@ -86,9 +86,9 @@ class Tracking(Room):
         if run not in runs:  # told twice within a sandbox, by its service and the session's
             runs.append(run)
         if store_uri in self._opened and store_uri not in self._stores:
-            from pytest_mlctx.services.runs import tracked_to
+            from pytest_mlctx.services import registries
 
-            self._stores[store_uri] = tracked_to(store_uri)
+            self._stores[store_uri] = registries.tracking_store(store_uri)
 
     def sourced(self) -> AbstractContextManager[None]:
         """Within the block MLflow names the same source as without xdist, whose workers start as ``-c``."""
@@ -178,10 +178,10 @@ class Tracking(Room):
     @contextmanager
     def during_sessionfinish(self, exitstatus: int) -> Iterator[None]:
         """End the run of a test that was interrupted, which gets no report."""
-        from pytest_mlctx.services import runs
+        from pytest_mlctx.services import registries
 
         interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
-        stores = {uri: runs.tracked_to(uri) for uri in self._opened} if interrupted else {}
+        stores = {uri: registries.tracking_store(uri) for uri in self._opened} if interrupted else {}
         yield
         self.unclosed = self._close("KILLED", "interrupted")
         for uri, store in stores.items():

@@ -18,16 +18,23 @@ _WRITTEN = "traces are written as they end, which is slower"
 _FOLLOWS = "the experiment of the service may follow a test into a store of its own that a variable names"
 _ASKED = "a model in a remote registry is not refused before MLflow asks for it"
 
+_TAGS = "runs are not tagged, and reports do not show them"
+_BUILDERS = "stores are opened MLflow's own way, and a remote store that code names is not refused"
+_OPEN = "a run that is left open in another thread stays open"
+
+_TRACKING, _MODELS = "mlflow.tracking._tracking_service", "mlflow.tracking._model_registry.utils"
+_FLUENT, _TRACING = "mlflow.tracking.fluent", "mlflow.tracing"
+_AUTOLOGGING = "mlflow.utils.autologging_utils"
 _UTILS, _REMOTE = "mlflow.store.db.utils", "mlflow.store.artifact.models_artifact_repo"
 _MANAGER, _EXPORTER = "mlflow.tracing.trace_manager", "mlflow.tracing.export.mlflow_v3"
 
 
 class Name(NamedTuple):
-    """One private name, as a function that takes so many positional arguments."""
+    """One private name: a function that takes so many positional arguments, or a variable."""
 
     module: str
     path: str
-    takes: int
+    takes: int | None
     consequence: str
     since: tuple[int, int] = (2, 22)
     """The version of MLflow that has it first."""
@@ -36,7 +43,26 @@ class Name(NamedTuple):
         return f"{self.module}.{self.path}"
 
 
+def _state(module: str, path: str, what: str, since: tuple[int, int] = (2, 22)) -> Name:
+    return Name(module, path, None, f"{what} that a test leaves changed stays so for the next", since)
+
+
 NAMES = (
+    Name(f"{_TRACKING}.utils", "_tracking_store_registry._registry", None, _BUILDERS),
+    Name(_MODELS, "_get_store_registry", 0, _BUILDERS),
+    Name(_UTILS, "create_sqlalchemy_engine", 1, _STORES),
+    Name(f"{_TRACKING}.client", "TrackingServiceClient.create_run", 5, _TAGS),
+    Name(_FLUENT, "_active_run_stack", None, _OPEN),
+    _state(f"{_TRACKING}.utils", "_tracking_uri", "a tracking URI"),
+    _state(_MODELS, "_registry_uri", "a registry URI"),
+    _state(_FLUENT, "_active_experiment_id", "an active experiment"),
+    _state(_FLUENT, "_last_active_run_id", "a last active run"),
+    _state(_FLUENT, "_ACTIVE_MODEL_CONTEXT", "an active model", (3, 0)),
+    _state(_AUTOLOGGING, "AUTOLOGGING_INTEGRATIONS", "autologging"),
+    _state(_AUTOLOGGING, "_AUTOLOGGING_GLOBALLY_DISABLED", "autologging disabled for all"),
+    _state(f"{_TRACING}.provider", "_MLFLOW_TRACE_USER_DESTINATION", "a tracing destination", (2, 22)),
+    _state(f"{_TRACING}.config", "_MLFLOW_TRACING_CONFIG.span_processors", "a span processor", (3, 5)),
+    _state("mlflow.utils.workspace_context", "_WORKSPACE", "a workspace", (3, 10)),
     Name("mlflow.tracking.context.default_context", "_get_source_name", 0, _SOURCE),
     Name("mlflow.tracking.fluent", "_get_experiment_id_from_env", 0, _FOLLOWS),
     Name("mlflow.tracking._tracking_service.utils", "reset", 0, _FOLLOWS),
@@ -62,6 +88,11 @@ missing: list[str] = []
 def known(path: str) -> bool:
     """Whether MLflow has the name as we know it; `missing` tells where it has it no more."""
     return _why_not(_BY_PATH[path]) is None
+
+
+def in_table(path: str) -> bool:
+    """Whether it is one of `NAMES`."""
+    return path in _BY_PATH
 
 
 def owner(path: str) -> Any:
@@ -111,7 +142,8 @@ def _why_not(name: Name) -> str | None:
         found: Any = import_module(name.module)
         for part in name.path.split("."):
             found = getattr(found, part)
-        inspect.signature(found).bind(*[None] * name.takes)
+        if name.takes is not None:
+            inspect.signature(found).bind(*[None] * name.takes)
     except (ImportError, AttributeError, TypeError, ValueError):
         number = ".".join(map(str, mlflow))
         why = f"MLflow {number} has no {name} as this plugin knows it: {name.consequence}."

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from pytest_mlctx.services.runs import Detached, tracked_to
+from pytest_mlctx.services.registries import tracking_store
+from pytest_mlctx.services.runs import Detached
+from pytest_mlctx.services.state.mlflow_runs import active_runs
 
 _SESSION = "mlflow.pytest.session"
 
@@ -35,19 +37,19 @@ def set_aside(*, keep: bool) -> SetAside | None:
     run_id = getattr(session, "_run_id", None)
     if run_id is None:
         return None
-    stack = _stack()
+    stack = active_runs()
     run = next((run for run in stack if run.info.run_id == run_id), None)
     if run is not None:
         stack.remove(run)
     if not keep:
         session._run_id, session._run_owned = None, False
         return None
-    return None if run is None else SetAside(run, tracked_to(import_module("mlflow").get_tracking_uri()))
+    return None if run is None else SetAside(run, tracking_store(import_module("mlflow").get_tracking_uri()))
 
 
 def give_back(aside: SetAside) -> None:
     """Make it active again, around what else is."""
-    _stack().insert(0, aside.run)
+    active_runs().insert(0, aside.run)
 
 
 def end(aside: SetAside) -> None:
@@ -68,8 +70,3 @@ def tags() -> Mapping[str, str]:
         return {}
     found = {session.TAG_TEST_NAME: name, session.TAG_SESSION_ID: session.session_id()}
     return found | ({session.TAG_CASE_ID: case} if case else {})
-
-
-def _stack() -> list[Any]:
-    stack: list[Any] = sys.modules["mlflow.tracking.fluent"]._active_run_stack.get()
-    return stack

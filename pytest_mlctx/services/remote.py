@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytest_mlctx.services import internals, secrets, uris
+from pytest_mlctx.services import internals, registries, secrets, uris
 from pytest_mlctx.services.errors import ServiceError
 
 Policy = Literal["refuse", "redirect", "allow"]
@@ -65,16 +65,16 @@ def governed(policy: Policy, *, remedy: str, exempt: Collection[str] = ()) -> It
         remedy: what the user can do, for the sentence where the policy is ``refuse``.
         exempt: URIs that the policy does not concern, as prefixes; more may be added meanwhile.
     """
-    registries = _registries()
+    both = registries.both()
     before = [
         {name: build for name, build in registry._registry.items() if name.split("+")[0] in _SCHEMES}
-        for registry in registries
+        for registry in both
     ]
     rule = _Rule(policy, remedy, exempt)
     _rules.append(rule)
-    for place, (registry, own) in enumerate(zip(registries, before, strict=True)):
+    for place, (registry, own) in enumerate(zip(both, before, strict=True)):
         registry._registry.update({name: _builder(build, place) for name, build in own.items()})
-    _forget()
+    registries.forget()
     try:
         with ExitStack() as asked:
             for name in _MODEL_QUESTIONS:
@@ -82,9 +82,9 @@ def governed(policy: Policy, *, remedy: str, exempt: Collection[str] = ()) -> It
             yield
     finally:
         _rules.remove(rule)
-        for registry, own in zip(registries, before, strict=True):
+        for registry, own in zip(both, before, strict=True):
             registry._registry.update(own)
-        _forget()
+        registries.forget()
 
 
 @contextmanager
@@ -102,10 +102,7 @@ def standing_in(uri: str) -> Iterator[None]:
 
 def opened(uri: str) -> tuple[Any, Any]:
     """MLflow's tracking store and registry of this URI, built beforehand: no builder can ask for another."""
-    from mlflow.tracking._model_registry import utils as model_registry
-    from mlflow.tracking._tracking_service import utils as tracking
-
-    return tracking._get_store(uri), model_registry._get_store(uri)
+    return registries.tracking_store(uri), registries.model_registry(uri)
 
 
 def _builder(original: Any, place: int) -> Any:
@@ -134,19 +131,6 @@ def _unless_elsewhere(question: Any) -> Any:
     return asked
 
 
-def _registries() -> tuple[Any, Any]:
-    from mlflow.tracking._model_registry.utils import _get_store_registry
-    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
-
-    return _tracking_store_registry, _get_store_registry()
-
-
-def _forget() -> None:
-    """Drop the stores that MLflow has built, so that the next use asks the builders in force."""
-    for registry in _registries():
-        registry._get_store_with_resolved_uri.cache_clear()
-
-
 def _forget_redirected() -> None:
     if _rules and _rules[-1].policy == "redirect":
-        _forget()
+        registries.forget()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
 from pytest_mlctx.services import deadline, internals, state, uris
-from pytest_mlctx.services.state.mlflow_runs import DEADLINE, set_status
+from pytest_mlctx.services.registries import tracking_store
+from pytest_mlctx.services.state.mlflow_runs import DEADLINE, active_runs, set_status
 from pytest_mlctx.services.state.mlflow_stores import Engine
 from pytest_mlctx.services.store import builders
 
@@ -23,23 +23,20 @@ Opened = Callable[[str, str], None]
 """Told of a run that was opened: the URI of its store, and its id."""
 
 _providers: list[tuple[Tags, Opened]] = []
-_ours: Any = None  # what was last put around MLflow's method
+_wrapping = ExitStack()
 
 
 def active_run_ids() -> list[str]:
     """The ids of this thread's active runs, the innermost last."""
-    from mlflow.tracking import fluent
-
-    return [run.info.run_id for run in fluent._active_run_stack.get()]
+    return [run.info.run_id for run in active_runs()]
 
 
 @contextmanager
 def set_aside() -> Iterator[None]:
     """Within the block this thread has no active run; those that it opens and leaves open end with it."""
     import mlflow
-    from mlflow.tracking import fluent
 
-    stack: Any = fluent._active_run_stack.get()
+    stack = active_runs()
     outside = stack.copy()
     stack.clear()
     try:
@@ -56,10 +53,8 @@ def tagging(tags: Tags, opened: Opened = lambda uri, run_id: None) -> Iterator[N
 
     All ways lead through ``TrackingServiceClient.create_run``: the fluent API, a client, autologging.
     """
-    from mlflow.tracking._tracking_service.client import TrackingServiceClient
-
     if not _providers:
-        _wrap(TrackingServiceClient)
+        _wrapping.enter_context(internals.wrapped("TrackingServiceClient.create_run", _tagged))
     provider = tags, opened
     _providers.append(provider)
     try:
@@ -67,7 +62,7 @@ def tagging(tags: Tags, opened: Opened = lambda uri, run_id: None) -> Iterator[N
     finally:
         _providers.remove(provider)
         if not _providers:
-            _unwrap(TrackingServiceClient)
+            _wrapping.close()
 
 
 @contextmanager
@@ -80,10 +75,7 @@ def sourced(name: str) -> Iterator[None]:
         yield
 
 
-def _wrap(client_class: Any) -> None:
-    original = client_class.create_run
-
-    @functools.wraps(original)
+def _tagged(original: Any) -> Any:
     def create_run(
         self: Any,
         experiment_id: str,
@@ -102,14 +94,7 @@ def _wrap(client_class: Any) -> None:
             opened(self.tracking_uri, run.info.run_id)
         return run
 
-    global _ours
-    client_class.create_run = _ours = create_run
-
-
-def _unwrap(client_class: Any) -> None:
-    # Somebody may have wrapped ours since: then it stays, with no provider left to ask.
-    if client_class.create_run is _ours:
-        client_class.create_run = _ours.__wrapped__
+    return create_run
 
 
 class Detached:
@@ -140,18 +125,9 @@ class Detached:
 
 def detach(run_id: str, store_uri: str) -> Detached:
     """Take a run from this thread's active runs without ending it."""
-    from mlflow.tracking import fluent
-
-    stack: Any = fluent._active_run_stack.get()
+    stack = active_runs()
     stack[:] = [run for run in stack if run.info.run_id != run_id]
-    return Detached(run_id, tracked_to(store_uri))
-
-
-def tracked_to(store_uri: str) -> Any:
-    """MLflow's store of this URI, as it is while the service is in force."""
-    from mlflow.tracking._tracking_service.utils import _get_store
-
-    return _get_store(store_uri)
+    return Detached(run_id, tracking_store(store_uri))
 
 
 @contextmanager
@@ -171,7 +147,7 @@ def opened_apart(store_uri: str, ask: Callable[[], None]) -> Iterator[Any]:
             import_module("mlflow")
             ask()
             builders.serve()
-            yield tracked_to(store_uri)
+            yield tracking_store(store_uri)
         finally:
             state.restore(before)
 
@@ -208,7 +184,7 @@ def read(store_uri: str, run_ids: list[str]) -> list[Any]:
 
     def each() -> None:
         nonlocal store
-        store = tracked_to(store_uri)
+        store = tracking_store(store_uri)
         for run_id in run_ids:
             with suppress(MlflowException):  # deleted by the test
                 found.append(store.get_run(run_id))

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pytest_mlctx.services import internals
-from pytest_mlctx.services.store import pending, temporary
+from pytest_mlctx.services.store import builders, pending, temporary
 
 _OPEN = ("IN_PROGRESS", "TRACE_STATUS_UNSPECIFIED", "STATE_UNSPECIFIED")
 
@@ -63,6 +63,9 @@ def deferred() -> Iterator[None]:
     from mlflow.tracking import fluent
 
     with ExitStack() as stack:
+        if not builders.hear_of_readers():
+            yield
+            return
         for name in ("_log_spans", "_log_trace"):
             stack.enter_context(internals.wrapped(f"MlflowV3SpanExporter.{name}", _deferring))
         for module in (mlflow, fluent):

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from pytest_mlctx.services import internals, registries
 from pytest_mlctx.services.deadline import reason, within
 from pytest_mlctx.services.state.kinds import ABSENT, Held, Kind
 from pytest_mlctx.services.state.mlflow_stores import Engine
@@ -45,7 +46,18 @@ class _Stacks(dict[int, Any]):
         super().__setitem__(thread, stack)
 
 
+def active_runs() -> list[Any]:
+    """MLflow's own list of this thread's active runs, the innermost last; a copy where it is not known."""
+    if internals.known("_active_run_stack"):
+        stack: list[Any] = sys.modules[_FLUENT]._active_run_stack.get()
+        return stack
+    run = sys.modules["mlflow"].active_run()
+    return [] if run is None else [run]
+
+
 def _run_stacks() -> dict[int, Any]:
+    if not internals.known("_active_run_stack"):
+        return {threading.get_ident(): active_runs()}
     variable = _variable("_active_run_stack")
     stacks = getattr(variable, _EVERYONES, {})
     if type(stacks) is dict and variable is not None:
@@ -70,9 +82,11 @@ class OpenRun(Kind):
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Close the run as KILLED, or put the very object back and open it again."""
         thread, run_id = key
-        stacks: Any = _variable("_active_run_stack")
-        stack = stacks.get() if thread == threading.get_ident() else _by_thread(stacks).get(thread)
+        here = thread == threading.get_ident()
+        stack = active_runs() if here else _by_thread(_variable("_active_run_stack")).get(thread)
         if before is ABSENT:
+            if here and not internals.known("_active_run_stack"):
+                sys.modules["mlflow"].end_run("KILLED")
             if stack is not None:
                 stack[:] = [run for run in stack if run.info.run_id != run_id]
             _set_status(run_id, "KILLED", unless_ended=True)
@@ -193,17 +207,15 @@ def _ask_server(store: Any, run_id: str, status: str, tags: Mapping[str, str], u
 
 def _stores() -> Iterator[Any]:
     """The tracking stores that may have a run, without making one: the open ones, then the known ones."""
-    registry = sys.modules["mlflow.tracking._tracking_service.registry"].TrackingStoreRegistry
-    referents = gc.get_referents(registry._get_store_with_resolved_uri)  # the stores in MLflow's cache
-    cached = [thing for thing in referents if hasattr(thing, "update_run_info")]
+    caches = [type(registry)._get_store_with_resolved_uri for registry in registries.both()[:1]]
+    cached = [store for store in gc.get_referents(*caches) if hasattr(store, "update_run_info")]
     yield from (store for store in cached if not _is_remote(store))
     # The cache is dropped whenever a builder changes; the engines and the URI in force are not.
-    utils = sys.modules["mlflow.tracking._tracking_service.utils"]
     engines = Engine().maps().get("mlflow.store.tracking.sqlalchemy_store", {})
-    for uri in dict.fromkeys((*engines, utils.get_tracking_uri())):
+    for uri in dict.fromkeys((*engines, sys.modules["mlflow"].get_tracking_uri())):
         with suppress(Exception):
             if _exists(uri):
-                yield utils._get_store(uri)
+                yield registries.tracking_store(uri)
     yield from (store for store in cached if _is_remote(store))
 
 
@@ -237,6 +249,7 @@ class PerThread(Kind):
 
     def __init__(self, name: str, variable: str) -> None:
         self.name = name
+        self.leans_on = (variable,) if internals.in_table(variable) else ()
         self._variable = variable
 
     def _value(self, value: Any) -> object:

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable
 from types import FunctionType
 from typing import Any
 
+from pytest_mlctx.services import internals
 from pytest_mlctx.services.state.kinds import ABSENT, Kind
 
 _TRACKING = "mlflow.tracking._tracking_service.utils"
@@ -22,6 +23,9 @@ class Builder(Kind):
         self.name: str = f"mlflow.{what.replace(' ', '_')}"
         self._what = what
         self._names = (module, variable, register)
+        self.leans_on = tuple(
+            name for name in (f"{variable}._registry", register) if internals.in_table(name)
+        )
 
     def _registry(self) -> dict[str, Any]:
         module, variable, _ = self._names

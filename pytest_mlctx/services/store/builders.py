@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pytest_mlctx.services import internals, registries
 from pytest_mlctx.services.store import engines, initialization, paths, temporary
 
 _FIRST_OPEN = 0x6D6C637478  # of PostgreSQL's advisory locks: "mlctx"
@@ -21,16 +21,18 @@ def serve() -> None:
     fsync and the check of its schema. PostgreSQL: of processes that find an empty database one makes MLflow's
     tables. Undone by giving the registries their builders back.
     """
-    tracking = importlib.import_module("mlflow.tracking._tracking_service.utils")
-    models = importlib.import_module("mlflow.tracking._model_registry.utils")
-    for registry in (tracking._tracking_store_registry, models._get_store_registry()):
+    for registry in registries.both():
         for scheme, serving in (("sqlite", _serving_sqlite), ("postgresql", _serving_postgresql)):
             build = registry._registry.get(scheme)
             if build is None or hasattr(build, "mlctx_serves"):
                 continue
             registry.register(scheme, serving(build))
-            # A store that was opened before would write its artifacts to ./mlruns still.
-            type(registry)._get_store_with_resolved_uri.cache_clear()
+            registries.forget()  # a store that was opened before would write its artifacts to ./mlruns still
+
+
+def hear_of_readers() -> bool:
+    """Whether stores of ours are told when MLflow is about to read them."""
+    return bool(registries.both()) and internals.known("create_sqlalchemy_engine")
 
 
 def _serving_sqlite(build: Callable[..., Any]) -> Callable[..., Any]:

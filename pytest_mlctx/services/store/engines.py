@@ -42,6 +42,9 @@ def settings(
     utils, tracking, registry = map(importlib.import_module, (_UTILS, _TRACKING, _REGISTRY))
     own = admit is not None
     with _lock, contextlib.ExitStack() as stack:
+        if not internals.known("create_sqlalchemy_engine"):
+            yield
+            return
         every_session = _session_pragmas(utils)
 
         def creating(create_engine: Callable[[str], Engine]) -> Callable[[str], Engine]:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import import_module
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from pytest_mlctx.services import internals, registries
 
 
 @contextmanager
 def each_use(hear: Callable[[str], None]) -> Iterator[None]:
     """Within the block this is called with the URI of a tracking store each time that MLflow asks for one."""
-    service = import_module("mlflow.tracking._tracking_service.utils")
-    registry: Any = service._tracking_store_registry
-    original = registry.get_store
+    import mlflow
 
-    def get_store(store_uri: str | None = None, artifact_uri: str | None = None) -> Any:
-        hear(store_uri or service.get_tracking_uri())
-        return original(store_uri, artifact_uri)
+    def heard(original: Callable[..., Any]) -> Callable[..., Any]:
+        def get_store(store_uri: str | None = None, artifact_uri: str | None = None) -> Any:
+            hear(store_uri or mlflow.get_tracking_uri())
+            return original(store_uri, artifact_uri)
 
-    registry.get_store = get_store
-    try:
+        return get_store
+
+    with ExitStack() as stack:
+        for registry in registries.both()[:1]:
+            stack.enter_context(internals.around(registry, "get_store", heard))
         yield
-    finally:
-        if vars(registry).get("get_store") is get_store:  # somebody may have wrapped ours since
-            del registry.get_store
