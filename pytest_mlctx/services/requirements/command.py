@@ -12,7 +12,7 @@ from pytest_mlctx.services.requirements.distributions import installed
 from pytest_mlctx.services.requirements.key import root_of
 from pytest_mlctx.services.requirements.memory import Observation
 
-CHILD = str(Path(__file__).with_name("child.py"))
+CHILD = str(Path(__file__).parent / "child" / "main.py")
 
 
 def run(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_mlctx.services.requirements.dependencies import Trust
+from pytest_mlctx.services.requirements.child.dependencies import Trust
 
 _TOP = re.compile(rb"^\"?([^/,\r\n\"]+)", re.MULTILINE)
 _REQUIRES = re.compile(rb"^Requires-Dist: *([\w.\-]+)(.*)$", re.MULTILINE)

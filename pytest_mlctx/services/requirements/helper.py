@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_mlctx.services.requirements.dependencies import value_of
+from pytest_mlctx.services.requirements.child.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import interpreter
 
 _lock = threading.Lock()

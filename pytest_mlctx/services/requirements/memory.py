@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mlctx.services.cache import Cache
-from pytest_mlctx.services.requirements.dependencies import value_of
+from pytest_mlctx.services.requirements.child.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import Installed, installed, interpreter
 from pytest_mlctx.services.requirements.key import Model
 

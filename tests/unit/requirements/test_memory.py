@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mlctx.services import cache
-from pytest_mlctx.services.requirements.dependencies import value_of
+from pytest_mlctx.services.requirements.child.dependencies import value_of
 from pytest_mlctx.services.requirements.memory import Memory, Observation, Question
 
 MLMODEL = "flavors:\n  sklearn:\n    pickled_model: model.pkl\nmodel_uuid: {}\nutc_time_created: {}\n"

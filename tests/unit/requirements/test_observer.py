@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_mlctx.services.requirements import child
+from pytest_mlctx.services.requirements.child.dependencies import value_of
 from pytest_mlctx.services.requirements.command import CHILD
-from pytest_mlctx.services.requirements.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import installed
 
 
@@ -245,3 +247,17 @@ def test_secrets_are_told_as_hashes_only(observe, tmp_path):
     told = observe("import os; os.environ['TOKEN']; open('token.txt').read()", TOKEN="hunter2-variable")
     assert told["seen"]["content", str(Path("token.txt").absolute())]
     assert "hunter2" not in (tmp_path / "r").read_text()
+
+
+def test_what_runs_in_the_inferring_process_imports_nothing_of_ours() -> None:
+    for path in Path(child.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                named = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                named = ["." * node.level + (node.module or "")]
+            else:
+                continue
+            for name in named:
+                beside = name.startswith(".") and (path.parent / f"{name.removeprefix('.')}.py").is_file()
+                assert beside or name.partition(".")[0] in sys.stdlib_module_names, (path.name, name)

@@ -1,6 +1,6 @@
 """The process that infers: MLflow's capture script under an observer, once or in a fork for each request.
 
-``python child.py PLAN SCRIPT ARGUMENTS…`` or ``python child.py --serve PLAN SCRIPT``. A request is a line of
+``python main.py PLAN SCRIPT ARGUMENTS…`` or ``python main.py --serve PLAN SCRIPT``. A request is a line of
 JSON on stdin; the answers are lines on stdout: the pid of the fork, then its exit status.
 """
 
