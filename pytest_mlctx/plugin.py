@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlctx import options, settings
-from pytest_mlctx.session import ACTIVE, CONTROLLER, Session
+from pytest_mlctx import options, settings, workers
+from pytest_mlctx.session import Session
 
 if TYPE_CHECKING:
     import argparse
-
-_HEADER = "mlctx_header"  # what xdist's workers hand to their controller
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -96,11 +94,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if mlctx is None or session.config.option.collectonly:
         return
     mlctx.follow(session.items)
-    output = getattr(session.config, "workeroutput", None)
-    if output is not None and not mlctx.settings.given and mlctx.used_by(session.items):
+    if workers.given(session.config) and not mlctx.settings.given and mlctx.used_by(session.items):
         from pytest_mlctx import report
 
-        output[_HEADER] = report.header(mlctx, session.items)
+        workers.tell_header(session.config, report.header(mlctx, session.items))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -113,28 +110,26 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell an xdist worker with which process the session ends."""
-    node.workerinput[CONTROLLER] = os.getpid()
+    """Hand a worker of xdist's what it needs."""
+    session = node.config.stash.get(Session.key, None)
+    if session is not None:
+        session.workers.starts(node)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Keep what an xdist worker used for the summary: its controller collects nothing."""
+    """Keep for the summary what a worker of xdist's used."""
     session = node.config.stash.get(Session.key, None)
     if session is not None:
-        output = getattr(node, "workeroutput", {})
-        session.workers_header = output.get(_HEADER, session.workers_header)
-        session.workers_active |= output.get(ACTIVE, False)
-        if error:
-            session.lost_workers[node.gateway.id] = node.workerinput["testrunuid"]
+        session.workers.ended(node, error)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End what killed workers of xdist left open."""
     mlctx = session.config.stash.get(Session.key, None)
-    if mlctx is not None and mlctx.lost_workers:
-        mlctx.close_lost()
+    if mlctx is not None:
+        mlctx.workers.close_lost(mlctx.settings)
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
@@ -148,10 +143,10 @@ def pytest_terminal_summary(
 ) -> None:
     """Tell what tests left changed or open, what models took, what no service saw; reports carry it."""
     session = config.stash.get(Session.key, None)
-    if session is None or config.option.collectonly or hasattr(config, "workerinput"):
+    if session is None or config.option.collectonly or workers.given(config):
         return  # a worker has a terminal of its own where plugins are not loaded by themselves
     left = session.unserved_files()
-    if not (left or session.active or session.workers_header or session.settings.given):
+    if not (left or session.active or session.workers.header or session.settings.given):
         return
     from pytest_mlctx import report
 

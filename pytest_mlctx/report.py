@@ -82,14 +82,14 @@ def summary(
         quiet: whether what was used is not to be told.
         verbose: whether each gate is to be told.
     """
-    parts = [("", [] if quiet else session.workers_header)]
+    parts = [("", [] if quiet else session.workers.header)]
     carried = list(reports)
     for kind in findings.KINDS:
         found = kind.attached(carried)
         if kind is findings.UnclosedRuns and session.active:
             found.append(session.tracking.unclosed)  # of a test that was interrupted, which gets no report
-        if kind is findings.UnclosedRuns and session.left_by_lost:
-            found.append(session.left_by_lost)
+        if kind is findings.UnclosedRuns and session.workers.left_open:
+            found.append(session.workers.left_open)
         if kind is findings.Unserved and left:
             from pytest_mlctx import unserved
 

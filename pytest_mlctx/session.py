@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pytest
 
-from pytest_mlctx import fixture_registry, options
+from pytest_mlctx import fixture_registry, options, workers
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no service pays for none
@@ -38,10 +38,6 @@ T = TypeVar("T")
 # What MLflow's defaults write, as `services.state.files` knows it: an unused session imports no services.
 MLFLOW_FILES = ("mlflow.db", "mlruns", "mlartifacts")
 MLFLOWS_PLUGIN = "mlflow.pytest.plugin"
-CONTROLLER = "mlctx_controller"
-"""The process id of xdist's controller, in what it hands to its workers."""
-ACTIVE = "mlctx_active"
-"""Says of an xdist worker, in its output, that it used a service."""
 
 
 class Session:
@@ -62,10 +58,7 @@ class Session:
         self.test_facts: TestFacts | None = None
         self._mlflow_tests: MlflowTests | None = None  # where its plugin is in use
         self._reuses_requirements = False
-        self.workers_header: list[str] = []
-        self.workers_active = False
-        self.lost_workers: dict[str, str] = {}  # the ids of those that were killed, and the session's
-        self.left_by_lost: list[str] = []
+        self.workers: workers.Workers = workers.Workers()
         self._records_mistake = ""
         self._files_before = self._mlflow_files()
         if settings.stores == "template":
@@ -110,7 +103,7 @@ class Session:
         """Links tests and runs."""
         from pytest_mlctx.tracking import Tracking
 
-        return Tracking(self._config, self.settings)
+        return Tracking(self.settings, workers.given(self._config))
 
     def enter(
         self,
@@ -143,7 +136,7 @@ class Session:
     def log_sink(self) -> Path | None:
         """The log file that the user named; a worker writes beside it, ``run.gw0.log``."""
         sink = self.settings.log_sink
-        worker = getattr(self._config, "workerinput", {}).get("workerid")
+        worker = workers.given(self._config).get("workerid")
         return (
             sink if sink is None or worker is None else sink.with_name(f"{sink.stem}.{worker}{sink.suffix}")
         )
@@ -183,7 +176,7 @@ class Session:
         self._files_before |= set(uris.files(self.settings.record))
         self._config.add_cleanup(state.expect(*uris.files(self.settings.record)))
 
-        if hasattr(self._config, "workerinput") or not self._config.pluginmanager.hasplugin("dsession"):
+        if not workers.is_controller(self._config):
             from pytest_mlctx.test_facts import TestFacts
 
             self.test_facts = TestFacts(self.tracking, self.settings.record)
@@ -192,7 +185,7 @@ class Session:
             self.lifecycle.join("tracking", self.tracking)
             self.lifecycle.join("test_facts", self.test_facts)
             self.lifecycle.join("redaction", Redaction(self._config))
-        if not hasattr(self._config, "workerinput"):
+        if not workers.given(self._config):
             from pytest_mlctx.recording import Recording
 
             self.recording = Recording(self._config, self.settings, lambda: self.records)
@@ -231,15 +224,6 @@ class Session:
             self.tracking.session_tags["mlctx.session"],
         )
 
-    def close_lost(self) -> None:
-        """End the runs of workers that were killed, on a store that all workers track to."""
-        if self.settings.tracking_uri is not None:
-            from pytest_mlctx import tracking
-
-            self.left_by_lost = tracking.close_lost(
-                self.lost_workers, self.settings.tracking_uri, self.settings.experiment
-            )
-
     def _load_loguru(self) -> None:
         from pytest_mlctx.logs import load_loguru
 
@@ -252,7 +236,7 @@ class Session:
             from pytest_mlctx.services import state
 
             self.active = True
-            getattr(self._config, "workeroutput", {})[ACTIVE] = True
+            workers.told_active(self._config)
             self._config.add_cleanup(state.watch(self._config.rootpath))
             self.lifecycle.join("guard", self.guard, request)
             self.lifecycle.join("tracking", self.tracking, request)
@@ -298,7 +282,7 @@ class Session:
 
     def unserved_files(self) -> list[Path]:
         """What MLflow left in the rootdir since the start, in a session in which no service was used."""
-        if self.active or self.workers_active:
+        if self.active or self.workers.active:
             return []  # what its tests left is named as theirs
         return sorted(self._mlflow_files() - self._files_before)
 
@@ -346,7 +330,7 @@ class Session:
         """A server of this process, or of the session's where xdist runs it; its URL."""
         from pytest_mlctx.services import server
 
-        controller = getattr(self._config, "workerinput", {}).get(CONTROLLER)
+        controller = workers.controller(self._config)
         if controller is None:
             self.served = server.start(basetemp / "mlctx-server", **config)
         else:

@@ -32,8 +32,7 @@ class OpenedRun(NamedTuple):
 class Tracking(Room):
     """Follows each test from its setup to its outcome; registered once the MLflow service is in force."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        workerinput: Mapping[str, Any] = getattr(config, "workerinput", {})
+    def __init__(self, settings: Settings, workerinput: Mapping[str, Any]) -> None:
         self._command = str(workerinput.get("mainargv", [""])[0])  # of xdist's controller
         self._asked_for = settings.tags
         self._stays = settings.isolation == "session"

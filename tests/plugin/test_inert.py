@@ -65,6 +65,7 @@ OURS = {
     ".pytest_internals",
     ".session",
     ".settings",
+    ".workers",
 }
 
 
