@@ -1,4 +1,4 @@
-"""One attempt at a test, as its reports tell it: outcome, reason, durations, and the record of it."""
+"""One attempt at a test, put together from its reports: outcome, reason, durations, its record."""
 
 from __future__ import annotations
 

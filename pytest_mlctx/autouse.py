@@ -1,4 +1,4 @@
-"""The fixture that starts services for every test: a plugin where ini names some, and only there."""
+"""The autouse fixture that starts the services named in ini; registered only where ini names some."""
 
 from __future__ import annotations
 

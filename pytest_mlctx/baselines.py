@@ -1,4 +1,4 @@
-"""What a metric of a test was in earlier sessions, as a value that an assertion compares with."""
+"""`mlflow_baseline`: a metric's values in earlier sessions, to be compared with by an assertion."""
 
 from __future__ import annotations
 

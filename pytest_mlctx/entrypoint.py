@@ -1,4 +1,4 @@
-"""What the entry point `mlctx` loads: the plugin, by its module's name, so that it can be named again."""
+"""The entry point `mlctx`: it loads pytest_mlctx.plugin under that name, so that `-p` may name it too."""
 
 from __future__ import annotations
 

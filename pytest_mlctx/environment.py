@@ -1,4 +1,4 @@
-"""The environment of the tests: their store is found, temporary or named, and no other is."""
+"""The MLflow environment of the tests: it leads to the temporary or named store, and hides every other."""
 
 from __future__ import annotations
 

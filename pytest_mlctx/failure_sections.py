@@ -1,4 +1,4 @@
-"""What a failing test tracked and sent, as sections of its report: isolation takes it back afterwards."""
+"""Report sections of a failing test: its MLflow runs, traces and alerts, and the server's log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rooms find out about a test: attached to its report, and told in the summary."""
+"""Findings about a test, such as leaks: attached to its reports, shown in the terminal summary."""
 
 from __future__ import annotations
 

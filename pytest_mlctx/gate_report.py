@@ -1,4 +1,4 @@
-"""What is shown of gates: lines and tables of a session, and a picture of each."""
+"""Gates in the terminal summary and in Markdown, and a picture of each gate's history."""
 
 from __future__ import annotations
 

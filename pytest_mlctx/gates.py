@@ -1,4 +1,4 @@
-"""Gates: a value of now judged against a history of values, in pure functions."""
+"""Gates: a metric's present value compared with its history, in pure functions."""
 
 from __future__ import annotations
 

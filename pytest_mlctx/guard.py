@@ -1,4 +1,4 @@
-"""What a test left behind in the process-wide state: put back before the next test, and named."""
+"""Leaks of process-wide state: what a test leaves changed is restored, and reported as that test's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test and its store: taken back before each test to what living fixtures of higher scope left in it."""
+"""Isolation by test: a restored store, or a new experiment on the server; artifacts; the sandbox."""
 
 from __future__ import annotations
 

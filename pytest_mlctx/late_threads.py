@@ -1,4 +1,4 @@
-"""Threads that outlive the test that started them: they are kept from the tests' temporary stores."""
+"""Threads that outlive their test: their transactions on temporary stores are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The only hooks that follow each test and each fixture: they call the rooms in one written order."""
+"""The only hooks around every test and every fixture: they call the observers in one fixed order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mistakes of the user's that end the setup of a test: one sentence, told in full for the first test only."""
+"""Setup errors of one sentence: shown in full for the first test, and as a reference for later ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of MLflow's own pytest plugin: its run is active in them, and in no test between."""
+"""The run of MLflow's own pytest plugin: active in tests decorated with `@mlflow.test` alone."""
 
 from __future__ import annotations
 

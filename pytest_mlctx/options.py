@@ -1,4 +1,4 @@
-"""One table of options: the parser, the ini file and the docs take them from it."""
+"""The table of options, from which the parser, the ini file and the docs are made."""
 
 from __future__ import annotations
 

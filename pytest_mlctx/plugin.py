@@ -1,4 +1,4 @@
-"""What pytest calls: hooks, and nothing else."""
+"""The hooks that pytest calls, and nothing else."""
 
 from __future__ import annotations
 

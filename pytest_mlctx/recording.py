@@ -1,4 +1,4 @@
-"""Recording: each attempt at a test becomes a record when it is over, written by the process that reports."""
+"""Recording: each attempt at a test becomes a record once it is over, written by the reporting process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Redaction of what a session writes of its tests: credentials in MLflow's errors and prints."""
+"""Redaction of credentials in a test's tracebacks, captured output and logs."""
 
 from __future__ import annotations
 

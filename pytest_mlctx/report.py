@@ -1,4 +1,4 @@
-"""The lines that a session writes to the terminal: made here, written by the hooks."""
+"""The lines of the terminal header and summary; the hooks write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one pytest session holds: its settings, and the rooms that are made when they are first needed."""
+"""The state of one pytest session: its settings, and the observers, made when they are first needed."""
 
 from __future__ import annotations
 

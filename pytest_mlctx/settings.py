@@ -1,4 +1,4 @@
-"""The settings of a session, as the table of options, ini and the command line give them."""
+"""The settings of a session, read from the command line and ini by the table of options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source of a session, in tags: command line, commit and branch, and the build of the CI."""
+"""The source of a session as tags: command line, commit and branch, and the CI build."""
 
 from __future__ import annotations
 

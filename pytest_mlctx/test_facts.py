@@ -1,4 +1,4 @@
-"""What only the process of a test knows, handed over with its reports: who it is, and what it tracked."""
+"""Identity, runs, params, metrics and gates of a test, attached to its reports for the recording."""
 
 from __future__ import annotations
 

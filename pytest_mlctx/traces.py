@@ -1,4 +1,4 @@
-"""A test and its traces: the outbox that each test has of what it finished."""
+"""The traces of a test, collected as they finish, for `mlflow_traces` and for failure reports."""
 
 from __future__ import annotations
 

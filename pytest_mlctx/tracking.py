@@ -1,4 +1,4 @@
-"""A test and its run: the tags that its runs get, and the run that stands for it and ends as it does."""
+"""The runs of a test: their tags, and the run of `mlflow_run`, which ends with the test's outcome."""
 
 from __future__ import annotations
 

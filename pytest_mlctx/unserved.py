@@ -1,4 +1,4 @@
-"""Tests that use MLflow with no service in force, and so its default store: the first one is found."""
+"""Tests that use MLflow's default store while no service runs: the first of them is reported."""
 
 from __future__ import annotations
 

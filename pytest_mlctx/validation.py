@@ -1,4 +1,4 @@
-"""What was given for the options, judged before anything starts; loaded only where something was given."""
+"""Validation of the options' values before the session starts; imported only where one was given."""
 
 from __future__ import annotations
 

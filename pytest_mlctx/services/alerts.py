@@ -1,4 +1,4 @@
-"""AlertsService: what to say, how severe it is, and the console where no desktop can be told."""
+"""AlertsService: alerts on the desktop, or on the console where there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files kept between sessions: where they lie, who may write, published whole, verified before use."""
+"""Files kept between sessions: a folder of the user's, written whole and verified before use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that may wait for a server or a thread, and must not keep its caller waiting; why it failed."""
+"""A deadline for work that may block, and the cause of an error in one line."""
 
 from __future__ import annotations
 

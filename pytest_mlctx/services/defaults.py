@@ -1,4 +1,4 @@
-"""What MLflow falls back on while a service runs: its store, and on that store its experiment and registry.
+"""MLflow's fallbacks while a service runs: its store, and on that store its experiment and registry.
 
 They stand in the environment, where MLflow looks last: what code sets itself goes before them.
 Code that moves to another store finds MLflow's own defaults there.

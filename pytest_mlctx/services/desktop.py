@@ -1,4 +1,4 @@
-"""How a desktop is told: through plyer's own backend, but on Linux through one that sees whether it was."""
+"""Desktop notifications by plyer's own backend; on Linux by notify-send, whose exit status is checked."""
 
 from __future__ import annotations
 

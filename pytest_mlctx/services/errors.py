@@ -1,4 +1,4 @@
-"""The error of what the user can mend."""
+"""ServiceError, for mistakes that the user can correct."""
 
 
 class ServiceError(Exception):

@@ -1,4 +1,4 @@
-"""Which names an experiment can have, in MLflow and on one line of a header."""
+"""Validation of experiment names, for MLflow and for the one line of a header."""
 
 from __future__ import annotations
 

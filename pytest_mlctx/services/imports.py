@@ -1,4 +1,4 @@
-"""What is to be done with a module once it has been imported, without importing it."""
+"""Import hooks: a callback runs once somebody else has imported a module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow's private names that can be done without: what follows where one is no more, and how to wrap one."""
+"""MLflow's private names: what is lost where one is missing, and the one way to wrap one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run of MLflow's own pytest plugin, which it keeps active from its first test to the end."""
+"""The run that MLflow's pytest plugin keeps active: found, set aside and given back."""
 
 from __future__ import annotations
 

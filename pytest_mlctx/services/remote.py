@@ -1,4 +1,4 @@
-"""What becomes of a remote store that code names by itself: refused, redirected or allowed."""
+"""The policy for remote stores that code names by itself: refused, redirected or allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every run that this process opens: the tags that it gets from outside the code that opens it."""
+"""Tags for every run that this process opens, and runs detached from MLflow's active ones."""
 
 from __future__ import annotations
 

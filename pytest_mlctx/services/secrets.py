@@ -1,4 +1,4 @@
-"""What nobody may read in a log, a message or a report: the credentials in a URI."""
+"""Redaction of the credentials in URIs, for logs, messages and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every trace that this process finishes: handed over when it does, and written when somebody looks."""
+"""Finished traces of this process: a callback for each, and their deferred writing to temporary stores."""
 
 from __future__ import annotations
 

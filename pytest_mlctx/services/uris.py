@@ -1,4 +1,4 @@
-"""The URIs that MLflow accepts for a store: checked without opening them, and asked once."""
+"""The store URIs that MLflow accepts: checked without opening the store; one question to a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLflow infers of a model, asked once for each kind of model and reused."""
+"""Pip requirements of models: inferred by MLflow once for each kind of model, then reused."""
 
 from pytest_mlctx.services.requirements.hook import (
     RequirementsWarning,

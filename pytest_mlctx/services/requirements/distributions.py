@@ -1,4 +1,4 @@
-"""What is installed, by which Python would find it: a digest, and whose each module is."""
+"""The distributions on `sys.path`: a digest of them, and the owner of each module."""
 
 # Asked at each model: os is several times faster than pathlib.
 # ruff: noqa: PTH100, PTH116, PTH118, PTH120, PTH208

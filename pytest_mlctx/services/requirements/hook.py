@@ -1,4 +1,4 @@
-"""Where MLflow asks: the functions of MLflow that are wrapped while reuse is installed."""
+"""Wrappers around the functions by which MLflow infers requirements, in place while reuse is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kind of a model: what in its files decides which modules it imports when loaded and used."""
+"""The kind of a model: a key of all in its files that decides which modules it imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLflow answered for a kind of model: asked once, remembered while what it depended on is the same."""
+"""MLflow's answers for each kind of model, kept while what they depended on is the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an inference goes through in this process, as it was before tests, which may put mocks in its place.
+"""The original functions that inferring requirements calls: a mock in place of one switches reuse off.
 
 With a mock nothing is read from memory or cache and nothing is kept: MLflow goes its own way, the mock wins.
 """

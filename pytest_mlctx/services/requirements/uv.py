@@ -1,4 +1,4 @@
-"""What ``uv export`` says of a project: run once, not for each model, while all that it reads is the same."""
+"""The answers of `uv export`: one call for a project, while all that it reads is the same."""
 
 from __future__ import annotations
 

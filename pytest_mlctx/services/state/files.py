@@ -1,4 +1,4 @@
-"""What MLflow's defaults write to a working folder: told once, and never deleted."""
+"""Files that MLflow's defaults write to the working folder: reported once, never deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What process-wide state is made of: cells, and the kinds of cell that a library has.
+"""Process-wide state as cells: the kinds of cell that a library has, and how each is compared.
 
 The rule of what is named: every difference is put back, files aside, and `Kind.tell` names those that the
 next test could see. It compares what is in force (what the public getters and the environment say, what is

@@ -1,4 +1,4 @@
-"""What MLflow does in the background: it is let finish before anything else is put back."""
+"""MLflow's background threads: they finish their work before any other state is restored."""
 
 from __future__ import annotations
 

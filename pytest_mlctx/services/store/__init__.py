@@ -1,4 +1,4 @@
-"""A migrated SQLite store: built once, copied, taken back to a savepoint, and opened as we want it."""
+"""Migrated SQLite stores: built once, copied, restored to a snapshot, opened with settings of our own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How MLflow opens a SQLite store: the settings of its connections, and what it may leave out."""
+"""SQLAlchemy engines of MLflow's SQLite stores: the settings of their connections, and skipped checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A missing or empty SQLite file of the user becomes a store, whoever else is at it."""
+"""Tables for a missing or empty SQLite file of the user's, whichever process is first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are put back to what they were: found by size and time, copied once when they are kept."""
+"""Files restored to what they were: changes are found by size and time, originals are copied once."""
 
 from __future__ import annotations
 

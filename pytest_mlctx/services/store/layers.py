@@ -1,4 +1,4 @@
-"""What was added to a store between two savepoints, and a savepoint made of such layers."""
+"""Differences of rows between two snapshots of a store, and a snapshot with such differences applied."""
 
 from __future__ import annotations
 

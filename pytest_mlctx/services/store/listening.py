@@ -1,4 +1,4 @@
-"""Hears of each tracking store that MLflow uses, whatever it is used for: runs, traces, models, searches."""
+"""A callback for each tracking store that MLflow asks its registry for."""
 
 from __future__ import annotations
 

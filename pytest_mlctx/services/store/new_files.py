@@ -1,4 +1,4 @@
-"""SQLite files that code makes itself: they get the template's tables in place of MLflow's migrations."""
+"""The template's tables in place of migrations, for SQLite files that code of the suite makes itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a SQLite store and its artifacts lie: paths as the URIs that SQLAlchemy and MLflow read, and back."""
+"""Paths of SQLite stores and their artifacts, to and from the URIs that SQLAlchemy and MLflow read."""
 
 from __future__ import annotations
 

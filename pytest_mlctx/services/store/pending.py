@@ -1,4 +1,4 @@
-"""What is written to a store of ours when somebody looks at it, and never where nobody does."""
+"""Writes to a temporary store that wait until something is about to read it."""
 
 from __future__ import annotations
 

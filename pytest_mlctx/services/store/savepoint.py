@@ -1,4 +1,4 @@
-"""The schema and rows that a SQLite store has at a moment, and putting them back."""
+"""Snapshots of a SQLite store: its schema and rows in memory, and restoring them."""
 
 from __future__ import annotations
 

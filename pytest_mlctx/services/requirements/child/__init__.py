@@ -1,1 +1,1 @@
-"""What runs in the process that infers: it imports nothing of ours but what is in this folder."""
+"""Code of the process that infers requirements: it imports nothing of ours outside this folder."""

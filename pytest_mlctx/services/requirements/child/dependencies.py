@@ -1,4 +1,4 @@
-"""What an inference can depend on: the present value of one dependency, and whose files are none.
+"""What inferred requirements depend on: the present value of each dependency, and files that never count.
 
 It imports nothing of ours: the inferring process loads it before MLflow, the asking one checks with it later.
 """

@@ -1,4 +1,4 @@
-"""The process that infers: MLflow's capture script under an observer, once or in a fork for each request.
+"""The process that infers requirements: MLflow's capture script under an observer, or forks of it.
 
 ``python main.py PLAN SCRIPT ARGUMENTS…`` or ``python main.py --serve PLAN SCRIPT``. A request is a line of
 JSON on stdin; the answers are lines on stdout: the pid of the fork, then its exit status.
