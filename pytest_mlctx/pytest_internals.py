@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from _pytest import runner
+from _pytest.unittest import TestCaseFunction
 
 
 def is_higher_scoped(fixturedef: pytest.FixtureDef[Any]) -> bool:
@@ -122,7 +123,8 @@ def run(item: pytest.Item, then: Callable[[pytest.TestReport | None], pytest.Ite
     """
     own: Any = item
     vars(own)["_report_sections"] = []  # what was captured is kept with the item
-    if inspect.ismethod(vars(own).get("_obj")):  # of another instance each time
+    # Of another instance each time; unittest's sees to that itself.
+    if inspect.ismethod(vars(own).get("_obj")) and not isinstance(item, TestCaseFunction):
         vars(own).pop("_instance", None)
         del own._obj
     if not getattr(own, "_request", True):  # as in runner.runtestprotocol

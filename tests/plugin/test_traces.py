@@ -395,6 +395,17 @@ def test_what_a_living_fixture_has_open_stays_open(pytester: pytest.Pytester) ->
     result.assert_outcomes(passed=4)
 
 
+def test_an_mlflow_that_records_none_is_one_sentence(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = {"mlflow-skinny": (2, 22), "opentelemetry-sdk": (1, 36)}
+    monkeypatch.setattr(traces.internals, "numbers", lambda distribution: old[distribution])
+    result = run(pytester, "\n    def test(mlflow_traces): pass\n")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["MLflow * records no traces beside opentelemetry-sdk *: install *"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
 def test_the_outbox_outlives_a_sandbox_that_was_there_before_the_service(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,

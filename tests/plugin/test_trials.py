@@ -264,6 +264,28 @@ def test_every_kind_of_test_and_outcome(pytester: pytest.Pytester, plugin: str) 
     assert sorted(cases) == sorted(OUTCOMES)
 
 
+def test_setup_only_sets_up_once(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import unittest
+        import pytest
+
+        @pytest.fixture
+        def ready(): print("set up")
+
+        @pytest.mark.mlctx_trials(3)
+        def test(ready): assert 0
+
+        @pytest.mark.mlctx_trials(3)
+        class TestOfUnittest(unittest.TestCase):
+            def test_unittest(self): assert 0
+        """
+    )
+    result = pytester.runpytest_inprocess("--setup-only", "-s")
+    result.assert_outcomes()
+    assert result.stdout.str().count("set up") == 1
+
+
 def test_the_first_failure_ends_the_session_where_that_was_asked_for(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
