@@ -113,11 +113,10 @@ class Guard(Room):
                 if fixturedef not in self._known:
                     fixturedef.addfinalizer(functools.partial(self._begin_to_end, fixturedef))
 
-    def found_open_transaction(self) -> None:
-        """Name it like what else the test left; the store is free again."""
+    def found(self, sentence: str) -> None:
+        """Name what a room has found and put back, like what else the test left."""
         if self._watched is not None:
-            sentence = "a transaction left open in the temporary store"
-            change = self._state.Change(("store.transaction", ""), self._state.ABSENT, "open", sentence)
+            change = self._state.Change(("found", sentence), self._state.ABSENT, "open", sentence)
             self._watched.find([change], self._state.same)
 
     def renumber_experiment(self, before: str, after: str) -> None:

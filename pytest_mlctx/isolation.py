@@ -213,7 +213,7 @@ class Isolation(Room):
         """Free the store from a transaction that the test left open, so that no other waits for it."""
         if _freed(self._store):
             self._version = -1
-            self._guard.found_open_transaction()
+            self._guard.found("a transaction left open in the temporary store")
 
     def before_teardown(self) -> None:
         """The setup is over, also where it failed."""

@@ -51,6 +51,10 @@ class LateThreads(Room):
         finally:
             self._welcome.update(set(threading.enumerate()) - before)
 
+    def is_welcome(self, thread: threading.Thread) -> bool:
+        """Whether the thread is none that a test started."""
+        return thread in self._welcome
+
     def check(self) -> None:
         """Refuse the calling thread while what it did when its test ended is not done.
 

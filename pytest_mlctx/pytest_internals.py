@@ -6,11 +6,14 @@ import inspect
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import pytest
 from _pytest import runner
+from _pytest.unittest import TestCaseFunction
 
 
 def is_higher_scoped(fixturedef: pytest.FixtureDef[Any]) -> bool:
@@ -89,35 +92,95 @@ def _of_logging_plugin(config: pytest.Config, *names: str) -> Iterator[logging.H
             yield handler
 
 
-def run(
-    item: pytest.Item, then: Callable[[pytest.TestReport | None], pytest.Item | None]
-) -> dict[str, pytest.TestReport]:
+class Ran(NamedTuple):
+    """What running a test once has reported."""
+
+    phases: Mapping[str, pytest.TestReport]
+    """By their names; the call has failed also where a subtest has."""
+    subtests: Sequence[pytest.TestReport]
+
+    @property
+    def in_order(self) -> list[pytest.TestReport]:
+        """All reports, as they were made."""
+        setup, *later = self.phases.values()
+        return [setup, *self.subtests, *later]
+
+    @property
+    def failures(self) -> list[pytest.TestReport]:
+        """Of the call, each with a traceback of its own: subtests that failed, then the test itself."""
+        subtests = [report for report in self.subtests if report.failed]
+        call = self.phases["call"]
+        repeated = any(call.longrepr is report.longrepr for report in subtests)
+        return subtests if call.passed or repeated else [*subtests, call]
+
+
+def run(item: pytest.Item, then: Callable[[pytest.TestReport | None], pytest.Item | None]) -> Ran:
     """Run a test once, as often as it is called, without a word to the terminal.
 
     Args:
         item: the test.
         then: given the report of the call, or None where there was none: the item that runs next.
-
-    Returns:
-        The report of each phase, by its name.
     """
     own: Any = item
     vars(own)["_report_sections"] = []  # what was captured is kept with the item
-    if inspect.ismethod(vars(own).get("_obj")):  # of another instance each time
+    # Of another instance each time; unittest's sees to that itself.
+    if inspect.ismethod(vars(own).get("_obj")) and not isinstance(item, TestCaseFunction):
         vars(own).pop("_instance", None)
         del own._obj
     if not getattr(own, "_request", True):  # as in runner.runtestprotocol
         own._initrequest()
     try:
-        reports = {"setup": runner.call_and_report(item, "setup", log=False)}
-        if reports["setup"].passed and not item.config.getoption("setuponly", False):
-            reports["call"] = runner.call_and_report(item, "call", log=False)
+        with _subtests(item) as subtests:
+            reports = {"setup": runner.call_and_report(item, "setup", log=False)}
+            if reports["setup"].passed and not item.config.getoption("setuponly", False):
+                reports["call"] = runner.call_and_report(item, "call", log=False)
+        failed = next((report for report in subtests if report.failed), None)
+        if failed is not None and "call" in reports and not reports["call"].failed:
+            _fail_by(reports["call"], failed)
         following = then(reports.get("call"))
         reports["teardown"] = runner.call_and_report(item, "teardown", log=False, nextitem=following)
-        return reports
+        return Ran(reports, subtests)
     finally:
         if hasattr(own, "_request"):
             own._request, own.funcargs = False, None
+
+
+@contextmanager
+def _subtests(item: pytest.Item) -> Iterator[list[pytest.TestReport]]:
+    """Within the block the test's subtests report to this list alone, by pytest 9 or a plugin."""
+    reports: list[pytest.TestReport] = []
+    session = item.session
+    hooks = session.gethookproxy(item.path)
+
+    class Withholding:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(hooks, name)
+
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            reports.append(report)
+
+    key = getattr(sys.modules.get("_pytest.subtests"), "failed_subtests_key", None)
+    counts: dict[object, int] = {} if key is None else item.config.stash.get(key, {})
+    before = dict(counts)
+    vars(session)["gethookproxy"] = lambda path: Withholding()
+    try:
+        yield reports
+    finally:
+        del vars(session)["gethookproxy"]
+        counts.clear()  # else pytest fails the test for them
+        counts.update(before)
+
+
+def _fail_by(call: pytest.TestReport, subtest: pytest.TestReport) -> None:
+    call.outcome, call.longrepr = "failed", subtest.longrepr
+    call.sections = [*subtest.sections, *(each for each in call.sections if each not in subtest.sections)]
+    vars(call).pop("wasxfail", None)
+
+
+def subtest_of(report: pytest.TestReport) -> str:
+    """Which subtest this is the report of, such as ``[name] (number=1)``; empty where it is of none."""
+    told = getattr(report, "_sub_test_description", None) or getattr(report, "sub_test_description", None)
+    return str(told()) if told is not None else ""
 
 
 def headline(report: pytest.TestReport) -> str:

@@ -291,7 +291,7 @@ class Session:
         """The traces of each test."""
         from pytest_mlctx.traces import Traces
 
-        return Traces(self.late_threads, self.tracking)
+        return Traces(self.guard, self.late_threads, self.tracking)
 
     @contextmanager
     def beside_mlflows_plugin(self) -> Iterator[None]:

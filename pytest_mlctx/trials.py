@@ -102,12 +102,8 @@ class Trials:
             raise pytest.fail.Exception(told, pytrace=False) from None
 
 
-_Trial = Mapping[str, pytest.TestReport]
-"""The reports of a trial, by phase."""
-
-
-def _run(item: pytest.Item, nextitem: pytest.Item | None, asked: Asked) -> list[_Trial]:
-    trials: list[_Trial] = []
+def _run(item: pytest.Item, nextitem: pytest.Item | None, asked: Asked) -> list[pytest_internals.Ran]:
+    trials: list[pytest_internals.Ran] = []
     given, over = len(item.user_properties), False
 
     def then(call: pytest.TestReport | None) -> pytest.Item | None:
@@ -145,69 +141,72 @@ def _skips(call: pytest.TestReport) -> bool:
     return call.skipped and not hasattr(call, "wasxfail")
 
 
-def _counts(trials: Sequence[_Trial]) -> tuple[int, int]:
-    passed = sum(trial["call"].passed for trial in trials)
+def _counts(trials: Sequence[pytest_internals.Ran]) -> tuple[int, int]:
+    passed = sum(trial.phases["call"].passed for trial in trials)
     return passed, len(trials) - passed
 
 
-def _as_one(item: pytest.Item, asked: Asked, trials: Sequence[_Trial]) -> list[pytest.TestReport]:
+def _as_one(
+    item: pytest.Item, asked: Asked, trials: Sequence[pytest_internals.Ran]
+) -> list[pytest.TestReport]:
     """The reports of one test: an error in a setup or teardown is an error, a skip skips the test."""
-    last = trials[-1]
-    setup = trials[0]["setup"] if last["setup"].passed else last["setup"]
-    teardown = next((trial["teardown"] for trial in trials if trial["teardown"].failed), last["teardown"])
+    first, last = trials[0].phases, trials[-1].phases
+    setup = first["setup"] if last["setup"].passed else last["setup"]
+    teardowns = [trial.phases["teardown"] for trial in trials]
+    teardown = next((each for each in teardowns if each.failed), last["teardown"])
     for kind in findings.KINDS:
-        found = kind.attached(trial["teardown"] for trial in trials)
+        found = kind.attached(teardowns)
         if found:
             kind.attach(teardown, kind.merged(found))
     if "call" not in last:
         return [setup, teardown]
     if _skips(last["call"]):
         return [setup, last["call"], teardown]
-    passed, _ = _counts(trials)
-    told = f"{passed} of {len(trials)} trials passed"
-    if passed >= asked.needed:
-        call = [trial["call"] for trial in trials if trial["call"].passed][-1]
-    else:
-        failures = [trial["call"] for trial in trials if not trial["call"].passed]
-        call = next((failure for failure in failures if failure.failed), failures[0])  # or all were expected
-        kinds = _by_kind(trials)
-        others = [
-            ("another failure", numbered[min(numbered)].longreprtext)
-            for numbered in kinds
-            if call not in numbered.values()
-        ]
-        explained = "\n".join(_explained(asked, trials, told, kinds))
-        pytest_internals.add_to_failure(call, told, [("trials", explained), *others])
-    for phase, report in (("setup", setup), ("call", call), ("teardown", teardown)):
-        report.duration = sum(trial[phase].duration for trial in trials)
-    teardown.user_properties.append(("mlctx.trials", told))
-    if IDENTITY in vars(setup):
+    if IDENTITY in vars(setup):  # before they become those of the test
         vars(teardown)[TRACKED] = vars(last["teardown"]).get(TRACKED)
         vars(teardown)[TRIALS] = [
             [
                 item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
-                for report in trial.values()
+                for report in trial.in_order
             ]
             for trial in trials
         ]
+    passed, _ = _counts(trials)
+    told = f"{passed} of {len(trials)} trials passed"
+    if passed >= asked.needed:
+        call = [trial.phases["call"] for trial in trials if trial.phases["call"].passed][-1]
+    else:
+        failures = [trial.phases["call"] for trial in trials if not trial.phases["call"].passed]
+        call = next((failure for failure in failures if failure.failed), failures[0])  # or all were expected
+        kinds = _by_kind(trials)
+        others = [
+            ("another failure", report.longreprtext)
+            for report in (numbered[min(numbered)] for numbered in kinds)
+            if report.longrepr is not call.longrepr
+        ]
+        explained = "\n".join(_explained(asked, trials, told, kinds))
+        pytest_internals.add_to_failure(call, told, [("trials", explained), *others])
+    for phase, report in (("setup", setup), ("call", call), ("teardown", teardown)):
+        report.duration = sum(trial.phases[phase].duration for trial in trials)
+    teardown.user_properties.append(("mlctx.trials", told))
     return [setup, call, teardown]
 
 
 _Numbered = Mapping[int, pytest.TestReport]
-"""The calls that failed in one way, by the number of their trial."""
+"""What failed in one way, a call or a subtest, by the number of its trial."""
 
 
-def _by_kind(trials: Sequence[_Trial]) -> list[_Numbered]:
+def _by_kind(trials: Sequence[pytest_internals.Ran]) -> list[_Numbered]:
     kinds: dict[object, dict[int, pytest.TestReport]] = {}
     for number, trial in enumerate(trials, 1):
-        if not trial["call"].passed:
-            kind = pytest_internals.kind_of_failure(trial["call"])
-            kinds.setdefault(kind, {})[number] = trial["call"]
+        for failure in () if trial.phases["call"].passed else trial.failures:
+            kind = pytest_internals.kind_of_failure(failure)
+            kinds.setdefault(kind, {}).setdefault(number, failure)
     return [*kinds.values()]
 
 
 def _explained(
-    asked: Asked, trials: Sequence[_Trial], told: str, kinds: Sequence[_Numbered]
+    asked: Asked, trials: Sequence[pytest_internals.Ran], told: str, kinds: Sequence[_Numbered]
 ) -> Iterator[str]:
     passed, _ = _counts(trials)
     low, high = wilson(passed, len(trials))
@@ -221,5 +220,7 @@ def _explained(
             f"and what succeeds in {worse:.0%} passes it {asked.chance(worse):.0%} of the time"
         )
     for numbered in kinds:
+        first = numbered[min(numbered)]
         which = f"trial{'s' if len(numbered) > 1 else ''} {', '.join(map(str, numbered))}"
-        yield f"{which}: {pytest_internals.headline(numbered[min(numbered)])}"
+        subtest = pytest_internals.subtest_of(first)
+        yield f"{which}{f', subtest {subtest}' if subtest else ''}: {pytest_internals.headline(first)}"

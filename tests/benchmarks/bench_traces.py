@@ -1,4 +1,4 @@
-"""Traces: calls that nobody reads, a trace of 50 spans, and the suite of a small agent."""
+"""Traces: calls that nobody reads, a trace of 50 spans, an evaluation, and the suite of a small agent."""
 
 from __future__ import annotations
 
@@ -71,11 +71,40 @@ def test_agent(number, TRACES):
 """
 
 
+EVALUATION = """
+import time
+from mlflow.genai.scorers import scorer
+
+@mlflow.trace
+def agent(question): return question
+
+@scorer
+def length(outputs): return len(outputs)
+
+def evaluate():
+    data = [{"inputs": {"question": str(number)}} for number in range(8)]
+    mlflow.genai.evaluate(data=data, predict_fn=agent, scorers=[length])
+
+def test_warm(): evaluate()
+
+def test_timed():
+    began = time.perf_counter()
+    evaluate()
+    open("seconds", "w").write(str(time.perf_counter() - began))
+"""
+
+
 def session(folder: Path, way: str, source: str) -> float:
     """Seconds that a whole session takes."""
     (folder / "test_it.py").write_text((OURS if way == "ours" else PLAIN) + source)
     background = str(way == "MLflow, flushed").lower()
-    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    environment = {
+        **os.environ,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_ADDOPTS": "",
+        "MLFLOW_MODEL_CATALOG_URI": "",  # else an evaluation asks the network
+        "TQDM_DISABLE": "1",
+    }
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "mlctx", "-p", "no:cacheprovider"],
@@ -113,6 +142,17 @@ def bench_50_spans_read_back(measure: Any, tmp_path: Path, way: str) -> None:
     flush = "mlflow.flush_trace_async_logging(); " if way == "MLflow, flushed" else ""
     work = f"call(50); {flush}mlflow.get_trace(mlflow.get_last_active_trace_id())"
     measure("a trace of 50 spans, read back from the store", way, lambda: timed(tmp_path, way, work))
+
+
+@pytest.mark.parametrize("way", READ)
+def bench_an_evaluation(measure: Any, tmp_path: Path, way: str) -> None:
+    pytest.importorskip("mlflow.genai", reason="this MLflow evaluates no agents")
+
+    def evaluated() -> float:
+        session(tmp_path, way, EVALUATION)
+        return float((tmp_path / "seconds").read_text())
+
+    measure("an evaluation of 8 rows, not the first", way, evaluated)
 
 
 @pytest.mark.parametrize("way", READ)

@@ -39,12 +39,18 @@ _FIRST_QUESTION = "api/2.0/mlflow/experiments/get?experiment_id=0"  # opens the 
 
 
 @contextlib.contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """A real MLflow server on loopback: its app in one process, its store and artifacts in the folder."""
+def mlflow_server(folder: Path, uri: str | None = None) -> Iterator[str]:
+    """A real MLflow server on loopback: its app in one process, its artifacts in the folder.
+
+    Args:
+        folder: for its files, its store too where none is named.
+        uri: its store.
+    """
     pytest.importorskip("flask", reason="mlflow-skinny has no server")
-    store.fill(folder / "server.db")
+    if uri is None:
+        store.fill(folder / "server.db")
     settings = {
-        "FILE_STORE": store_uri(folder),
+        "FILE_STORE": uri or store_uri(folder),
         "ARTIFACT_ROOT": "mlflow-artifacts:/",
         "SERVE_ARTIFACTS": "true",
         "ARTIFACT_DESTINATION": str(folder / "served"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -39,15 +40,38 @@ SUITE = """
             token = page.token
             if not token:
                 break
-        wrong = mlflow.search_traces(filter_string="status = 'ERROR'", return_type="list")
         return {
+            "filtered": {text: filtered(text, experiment) for text in FILTERS},
+            "ordered": {by: ordered(by, experiment) for by in ("timestamp_ms DESC", "execution_time_ms ASC")},
+            "table": sorted(mlflow.search_traces().columns) if listed else [],
+            "count": len(mlflow.search_traces(max_results=5000)),
             "listed": sorted(json.dumps(plain(trace, names), sort_keys=True) for trace in listed),
             "got": sorted(
                 json.dumps(plain(mlflow.get_trace(trace_id), names), sort_keys=True) for trace_id in names
             ),
             "pages": pages,
-            "wrong": sorted(name(trace) for trace in wrong),
         }
+
+    FILTERS = [
+        "status = 'ERROR'", "status = 'OK'", "tag.mine = 'x'", "tags.later = 'yes'", "metadata.m = '2'",
+        "name = 'agent'", "span.name = 'tool'", "span.type = 'TOOL'", "span.status = 'ERROR'",
+        "span.attributes.k LIKE '%1%'", "feedback.good = 'true'", "expectation.answer = '42'",
+        "timestamp_ms > 0", "timestamp_ms < 0", "execution_time_ms >= 0", "trace.text LIKE '%half%'",
+        "prompt = 'asks/1'", "run_id = 'none'", "no such filter",
+    ]
+
+    def filtered(text, experiment):
+        try:
+            found = MlflowClient().search_traces([experiment], filter_string=text, max_results=500)
+        except mlflow.MlflowException as error:
+            return error.error_code
+        return sorted(map(name, found))
+
+    def ordered(by, experiment):
+        found = MlflowClient().search_traces([experiment], order_by=[by], max_results=500)
+        field = "execution_duration" if by.startswith("execution") else "request_time"
+        values = [getattr(trace.info, field) for trace in found]
+        return len(found), values == sorted(values, reverse=by.endswith("DESC"))
 
     def name(trace):
         return trace.data.spans[0].name if trace.data.spans else "no spans"
@@ -109,6 +133,18 @@ SUITE = """
             yield from "abc"
 
         assert list(stream()) == ["a", "b", "c"]
+
+    def test_async_generator():
+        @mlflow.trace
+        async def stream():
+            for x in "abc":
+                await asyncio.sleep(0)
+                yield x
+
+        async def main():
+            return [x async for x in stream()]
+
+        assert asyncio.run(main()) == ["a", "b", "c"]
 
     def test_threads():
         with mlflow.start_span("root"):
@@ -177,6 +213,34 @@ SUITE = """
         with mlflow.start_run():
             agent(1)
             mlflow.log_metric("m", 1)
+
+    def flushed():
+        if PLAIN:
+            mlflow.flush_trace_async_logging()
+        return mlflow.get_last_active_trace_id()
+
+    def test_linked():
+        agent(1)
+        trace_id = flushed()
+        with mlflow.start_run() as run:
+            pass
+        MlflowClient().link_traces_to_run([trace_id], run.info.run_id)
+        assert len(mlflow.search_traces(run_id=run.info.run_id, return_type="list")) == 1
+
+    def test_prompt():
+        mlflow.genai.register_prompt(name="asks", template="Ask {{x}}")
+        @mlflow.trace
+        def prompted(x):
+            return mlflow.genai.load_prompt("prompts:/asks/1").format(x=x)
+        prompted(1)
+
+    def test_deleted():
+        agent(1)
+        agent(2)
+        last = flushed()
+        experiment = mlflow.get_trace(last).info.experiment_id
+        MlflowClient().delete_traces(experiment, trace_ids=[last])
+        tool(3)
 
     def test_tokens():
         with mlflow.start_span("llm", span_type=SpanType.CHAT_MODEL) as span:
@@ -442,3 +506,101 @@ def test_after(mlflow_service):
     assert trace.data.spans[0].name == "own"
 """,
     ).assert_outcomes(passed=2)
+
+
+def test_a_store_that_was_named_has_them_at_the_end_of_their_test(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import sqlite3
+
+        def pytest_runtest_logfinish(nodeid):
+            store = sqlite3.connect("named.db")
+            for table in ("trace_info", "spans"):
+                (count,) = store.execute(f"SELECT count(*) FROM {table}").fetchone()
+                print(f"{nodeid.rpartition(':')[2]}: {count} in {table}")
+            store.close()
+        """
+    )
+    result = session(
+        pytester,
+        """
+        def test_alone(mlflow_service):
+            for _ in range(3):
+                with mlflow.start_span("a"), mlflow.start_span("b"): pass
+
+        @pytest.fixture(scope="module")
+        def traced(mlflow_service):
+            with mlflow.start_span("fixture"): pass
+
+        def test_with_a_fixture(traced):
+            for _ in range(3):
+                with mlflow.start_span("a"), mlflow.start_span("b"): pass
+
+        def test_after(traced):
+            with mlflow.start_span("a"): pass
+        """,
+        "--mlctx-tracking-uri=sqlite:///named.db",
+    )
+    result.assert_outcomes(passed=3)
+    found = re.findall(r"(test_\w+): (\d+) in (\w+)", result.stdout.str())
+    assert found == [
+        ("test_alone", "3", "trace_info"),
+        ("test_alone", "6", "spans"),
+        ("test_with_a_fixture", "7", "trace_info"),
+        ("test_with_a_fixture", "13", "spans"),
+        ("test_after", "8", "trace_info"),
+        ("test_after", "14", "spans"),
+    ]
+
+
+REST = """
+import contextlib, json, pathlib, requests
+from servers import mlflow_server
+
+@mlflow.trace(span_type="TOOL")
+def tool(x):
+    if x == "bad": raise ValueError("no answer")
+    return {"x": x}
+
+@mlflow.trace
+def agent(x): return tool(x)
+
+@pytest.fixture(scope="module")
+def url(mlflow_service, tmp_path_factory):
+    with mlflow_server(tmp_path_factory.mktemp("server"), mlflow_service.tracking_uri) as url:
+        yield url
+
+def told(client, experiment_id):
+    return [
+        [trace.info.trace_id, str(trace.info.state), trace.info.tags, trace.info.trace_metadata,
+         trace.info.request_preview, [each.value for each in trace.info.assessments],
+         [[span.name, span.inputs, span.outputs, span.parent_id] for span in trace.data.spans]]
+        for page in [client.search_traces([experiment_id], order_by=["timestamp_ms ASC"], max_results=50)]
+        for trace in [client.get_trace(each.info.trace_id) for each in page]
+    ]
+
+@pytest.mark.parametrize("number", range(2))
+def test_rest_and_ui(mlflow_service, url, number):
+    rest = mlflow.MlflowClient(url)
+    agent("a")
+    with contextlib.suppress(ValueError): agent("bad")
+    experiment_id = mlflow.get_experiment_by_name(mlflow_service.experiment_name).experiment_id
+    # The first look is over HTTP.
+    over_http = told(rest, experiment_id)
+    assert [trace[1].rpartition(".")[2] for trace in over_http] == ["OK", "ERROR"]
+    agent("b")
+    last = mlflow.get_last_active_trace_id()
+    ui = requests.post(f"{url}/ajax-api/3.0/mlflow/traces/search", json={
+        "locations": [{"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}}],
+        "max_results": 25, "order_by": ["timestamp_ms DESC"]}).json()["traces"]
+    assert [each["trace_id"] for each in ui][0] == last and len(ui) == 3
+    rest.log_feedback(trace_id=last, name="good", value=True) if hasattr(rest, "log_feedback") else None
+    rest.set_trace_tag(last, "by", "rest")
+    assert mlflow.get_trace(last).info.tags["by"] == "rest"
+    assert told(rest, experiment_id) == told(mlflow.MlflowClient(), experiment_id)
+"""
+
+
+def test_rest_clients_and_the_ui_see_them(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    session(pytester, REST).assert_outcomes(passed=2)

@@ -244,6 +244,168 @@ def test_a_span_that_is_left_open_is_named_and_is_no_trace(pytester: pytest.Pyte
     result.stdout.fnmatch_lines(["*test_leaves_one: *span 'left' left open*"])
 
 
+def test_what_is_left_open_elsewhere_is_named_and_closed(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+    pool, release = ThreadPoolExecutor(1), threading.Event()
+    kept = []
+
+    def leaves(name):
+        kept.append(mlflow.start_span(name))
+        kept[-1].__enter__()
+
+    def test_thread_that_ended(mlflow_traces):
+        thread = threading.Thread(target=leaves, args=("ended",)); thread.start(); thread.join()
+        assert mlflow_traces == []
+
+    def test_idle_thread_of_a_pool(mlflow_service):
+        pool.submit(leaves, "pooled").result()
+
+    def waits(begun):
+        with mlflow.start_span("waits"):
+            begun.set()
+            release.wait(10)
+            with mlflow.start_span("below"): pass
+
+    def test_thread_in_the_middle(mlflow_traces):
+        global waiting, of_the_test
+        of_the_test, begun = mlflow_traces, threading.Event()
+        waiting = threading.Thread(target=waits, args=(begun,)); waiting.start()
+        assert begun.wait(10)
+
+    def test_no_context(mlflow_service):
+        agent("finished")
+        root = mlflow.MlflowClient().start_trace("by hand")
+        kept.append(root)
+
+    @pytest.fixture
+    def by_a_fixture(mlflow_service):
+        kept.append(mlflow.MlflowClient().start_trace("by a fixture"))
+
+    def test_fixture(by_a_fixture): pass
+
+    def test_task(mlflow_service):
+        async def main():
+            asyncio.create_task(forever())
+            await asyncio.sleep(0.01)
+        async def forever():
+            kept.append(mlflow.MlflowClient().start_trace("of a task"))
+            await asyncio.sleep(100)
+        asyncio.run(main())
+
+    def test_after(mlflow_traces):
+        release.set(); waiting.join()
+        assert of_the_test == mlflow_traces == []
+        pool.submit(agent, "pooled").result()
+        for left in kept:
+            if hasattr(left, "end"): left.end()
+        agent("own")
+        roots = [trace.data.spans[0] for trace in mlflow_traces]
+        assert [(root.name, root.parent_id) for root in roots] == [("agent", None)] * 2
+        stored = [trace.data.spans[0].name for trace in mlflow.search_traces(return_type="list")]
+        assert stored == ["agent"] * 2
+        """,
+        "-p",
+        "no:randomly",
+        "--mlctx-leaks=warn",
+    )
+    result.assert_outcomes(passed=7)
+    told = re.findall(
+        r"test_it\.py::(\w+): span '([\w ]+)' left open( in another thread)?", result.stdout.str()
+    )
+    assert dict.fromkeys(told) == dict.fromkeys(
+        [
+            ("test_thread_that_ended", "ended", " in another thread"),
+            ("test_idle_thread_of_a_pool", "pooled", " in another thread"),
+            ("test_thread_in_the_middle", "waits", " in another thread"),
+            ("test_no_context", "by hand", ""),
+            ("test_fixture", "by a fixture", ""),
+            ("test_task", "of a task", ""),
+        ]
+    )
+
+
+def test_what_a_living_fixture_has_open_stays_open(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+    import time
+    ask, answer = threading.Event(), threading.Event()
+
+    def serve():
+        assert ask.wait(10)
+        with mlflow.start_span("serves"):
+            assert answer.wait(10)
+            search("a")
+
+    @pytest.fixture(scope="module")
+    def server(mlflow_service):
+        thread = threading.Thread(target=serve); thread.start()
+        yield thread
+        thread.join()
+
+    @pytest.fixture(scope="module")
+    def loop():
+        loop = asyncio.new_event_loop()
+        yield loop
+        loop.close()
+
+    @pytest.fixture(scope="module")
+    def by_hand(mlflow_service): return mlflow.MlflowClient().start_trace("by a fixture")
+
+    def test_begins(server, by_hand, loop, mlflow_traces):
+        global of_the_first, task
+        async def work():
+            span = mlflow.MlflowClient().start_trace("of a task")
+            await asyncio.sleep(0.01)
+            span.end()
+        task = loop.create_task(work())
+        loop.run_until_complete(asyncio.sleep(0))
+        ask.set()
+        while not started(3): time.sleep(0.001)
+        of_the_first = mlflow_traces
+
+    def started(count):
+        from mlflow.tracing.trace_manager import InMemoryTraceManager
+        return len(InMemoryTraceManager.get_instance()._traces) == count
+
+    def test_between(mlflow_service): agent("a")
+
+    def test_ends(server, by_hand, loop, mlflow_traces):
+        answer.set(); server.join(); by_hand.end(); loop.run_until_complete(task)
+        names = sorted(trace.data.spans[0].name for trace in mlflow.search_traces(return_type="list"))
+        # MLflow 2 stores a trace when it begins: those of the first test were taken back after it.
+        assert names == ["by a fixture", *(["of a task", "serves"] if mlflow.__version__[0] > "2" else [])]
+        assert sorted(trace.data.spans[0].name for trace in of_the_first) == ["of a task", "serves"]
+
+    def test_thread_that_is_about_to_end(mlflow_traces):
+        begun = threading.Event()
+        def work():
+            with mlflow.start_span("ends in time"):
+                begun.set()
+                time.sleep(0.03)
+        threading.Thread(target=work).start()
+        assert begun.wait(10)
+        """,
+        "-p",
+        "no:randomly",
+        "--mlctx-leaks=error",
+    )
+    result.assert_outcomes(passed=4)
+
+
+def test_an_mlflow_that_records_none_is_one_sentence(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = {"mlflow-skinny": (2, 22), "opentelemetry-sdk": (1, 36)}
+    monkeypatch.setattr(traces.internals, "numbers", lambda distribution: old[distribution])
+    result = run(pytester, "\n    def test(mlflow_traces): pass\n")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["MLflow * records no traces beside opentelemetry-sdk *: install *"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
 def test_the_outbox_outlives_a_sandbox_that_was_there_before_the_service(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,

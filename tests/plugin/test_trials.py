@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sqlite3
+from contextlib import closing
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -260,6 +264,28 @@ def test_every_kind_of_test_and_outcome(pytester: pytest.Pytester, plugin: str) 
     assert sorted(cases) == sorted(OUTCOMES)
 
 
+def test_setup_only_sets_up_once(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import unittest
+        import pytest
+
+        @pytest.fixture
+        def ready(): print("set up")
+
+        @pytest.mark.mlctx_trials(3)
+        def test(ready): assert 0
+
+        @pytest.mark.mlctx_trials(3)
+        class TestOfUnittest(unittest.TestCase):
+            def test_unittest(self): assert 0
+        """
+    )
+    result = pytester.runpytest_inprocess("--setup-only", "-s")
+    result.assert_outcomes()
+    assert result.stdout.str().count("set up") == 1
+
+
 def test_the_first_failure_ends_the_session_where_that_was_asked_for(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
@@ -325,3 +351,124 @@ def test_a_record_has_the_rate_and_each_trial_below_it(
     assert {trial.tags["mlflow.parentRunId"] for trial in trials} == {record.id}
     assert trials[0].tags["mlctx.reason"] == "ValueError: trial 1 is wrong"
     assert trials[0].metrics["mlctx.call_seconds"] <= record.metrics["mlctx.call_seconds"]
+
+
+SUBTESTS = """
+    import itertools
+    import unittest
+    import pytest
+
+    tried = itertools.count(1)
+    COUNT = itertools.count(1)
+
+    @pytest.mark.mlctx_trials(4, pass_rate=0.5)
+    def test_enough(subtests):
+        number = next(tried)
+        for part in range(2):
+            with subtests.test("part", part=part):
+                assert number > 2
+
+    @pytest.mark.mlctx_trials(4, pass_rate=0.75)
+    def test_not_enough(subtests, mlflow_run):
+        print("printed outside")
+        number = next(COUNT)
+        with subtests.test("good"):
+            pass
+        with subtests.test("bad", number=number):
+            print("printed inside")
+            raise ValueError("of a subtest")
+        with subtests.test("bad in another way"):
+            assert 0
+        assert number != 2, "of the test"
+
+    @pytest.mark.mlctx_trials(2, pass_rate=0.5)
+    class TestOfUnittest(unittest.TestCase):
+        def test_unittest(self):
+            type(self).tried = getattr(self, "tried", 0) + 1
+            for part in range(2):
+                with self.subTest(part=part):
+                    self.assertEqual(self.tried, 2)
+
+    @pytest.mark.mlctx_trials(2)
+    def test_skipped_part(subtests):
+        with subtests.test("not here"):
+            pytest.skip("not here")
+
+    def test_is_no_trial(subtests):
+        with subtests.test("bad"):
+            assert 0
+"""
+
+
+pytest_9 = pytest.mark.skipif(importlib.util.find_spec("_pytest.subtests") is None, reason="pytest before 9")
+
+
+@pytest_9
+@pytest.mark.parametrize("plugin", ["", "xdist"])
+def test_a_subtest_that_fails_fails_its_trial(pytester: pytest.Pytester, plugin: str) -> None:
+    options = ["--mlctx-record=sqlite:///tests.db", "--junitxml=junit.xml"]
+    if plugin:
+        pytest.importorskip("xdist")
+        options += ["-n1", "-p", "xdist.plugin"]
+    pytester.makepyfile(test_it=SUBTESTS)
+    result = pytester.runpytest_inprocess("-rfE", *options)
+    text = result.stdout.str()
+    failed = re.findall(r"^(?:FAILED|SUBFAILED.*?|.* SUBFAIL) .*test_it.py::(\S+)", text, re.M)
+    assert set(failed) == {"test_not_enough", "test_is_no_trial"}, text
+    assert failed.count("test_not_enough") == 1
+    result.stdout.fnmatch_lines_random(
+        [
+            "E * ValueError: of a subtest",
+            "0 of 2 trials passed; 3 of 4 had to (pass_rate=0.75)",
+            "trials 1, 2, subtest [[]bad[]] (number=*1*): ValueError: of a subtest",
+            "trials 1, 2, subtest [[]bad in another way[]]: assert 0",
+            "trial 2: AssertionError: of the test",
+            "FAILED test_it.py::test_not_enough - 0 of 2 trials passed: ValueError: *",
+            "printed inside",
+            "printed outside",
+        ]
+    )
+    cases = ElementTree.parse(pytester.path / "junit.xml").iter("testcase")
+    assert [case.get("name") for case in cases if case.find("failure") is not None].count(
+        "test_not_enough"
+    ) == 1
+    of_tests = {record.name: record for record in records(pytester.path / "tests.db")}
+    assert of_tests["test_enough"].metrics["mlctx.pass_rate"] == 0.5
+    assert of_tests["test_not_enough"].tags["mlctx.reason"].startswith("0 of 2 trials passed: ValueError")
+
+    def trials(test: str) -> list[Any]:
+        below = records(pytester.path / "tests.db", "trial")
+        return [trial for trial in below if trial.tags["mlflow.parentRunId"] == of_tests[test].id]
+
+    told = [(trial.name, trial.outcome, trial.tags["mlctx.subtests"]) for trial in trials("test_enough")]
+    bad, good = "failed", "passed"
+    assert sorted(told) == [
+        ("trial 1", bad, "2 failed"),
+        ("trial 2", bad, "2 failed"),
+        ("trial 3", good, "2 passed"),
+        ("trial 4", good, "2 passed"),
+    ]
+    reasons = {trial.tags["mlctx.reason"] for trial in trials("test_not_enough")}
+    assert reasons == {"ValueError: of a subtest"}
+
+
+@pytest_9
+def test_the_run_of_a_trial_whose_subtest_fails_has_failed(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import itertools
+        import pytest
+        tried = itertools.count()
+
+        @pytest.mark.mlctx_trials(2, pass_rate=0.5)
+        def test_agent(mlflow_run, subtests):
+            with subtests.test():
+                assert next(tried) == 1
+        """
+    )
+    result = pytester.runpytest_inprocess("-x", "-v", "--mlctx-tracking-uri=sqlite:///runs.db")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*SUB*")
+    with closing(sqlite3.connect(pytester.path / "runs.db")) as store:
+        statuses = store.execute("SELECT status FROM runs ORDER BY start_time").fetchall()
+    assert statuses == [("FAILED",), ("FINISHED",)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_mlctx.services.deadline import within
 from pytest_mlctx.services.state.kinds import ABSENT, Attribute, ContextVariable, Held, Kind
@@ -12,6 +12,7 @@ from pytest_mlctx.services.state.kinds import ABSENT, Attribute, ContextVariable
 _PROVIDER = "mlflow.tracing.provider"
 _FLUENT = "mlflow.tracing.fluent"
 _DEADLINE = 3.0  # seconds for the traces of a provider that is put away to be exported
+_PATIENCE = 60.0  # seconds for those of a test to be written on this machine
 
 
 class Provider(Kind):
@@ -44,6 +45,11 @@ class Provider(Kind):
         key = (enabled, *(id(value) for value in values))
         return (("", Held(key, (enabled, values, _batching(values[0])))),)
 
+    def current(self) -> Any | None:
+        """The provider itself."""
+        slots = self._slots()
+        return getattr(*slots[0]) if slots else None
+
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Export what the provider of now holds, and put back the very one before."""
         retire = getattr(
@@ -75,6 +81,13 @@ def _batching(provider: Any) -> bool:
     return any(getattr(processor, "_batch_delegate", None) is not None for processor in processors)
 
 
+def flush(known: Any | None, *, remote: bool) -> None:
+    """Write what MLflow's threads hold, but for a new provider's: putting back the known one does that."""
+    current = Provider().current()
+    if current is not None and (current is known or not _batching(current)):
+        within(_DEADLINE if remote else _PATIENCE, sys.modules["mlflow"].flush_trace_async_logging)
+
+
 class OpenSpan(Kind):
     """The OpenTelemetry context of the caller, MLflow's own and the common one: it holds the open span."""
 
@@ -100,12 +113,7 @@ class OpenSpan(Kind):
         runtime = self._runtimes()[key]
         runtime.attach(type(runtime.get_current())() if before is ABSENT else before)
         if left is not None and (was is None or _trace_id(was) != _trace_id(left)):
-            manager = sys.modules["mlflow.tracing.trace_manager"].InMemoryTraceManager.get_instance()
-            for trace in [*getattr(manager, "_traces", {}).values()]:
-                for span in trace.span_dict.values():
-                    if _trace_id(span._span) == _trace_id(left):
-                        _silence(span._span)
-            manager.pop_trace(_trace_id(left))
+            abandon(_trace_id(left))
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """The name of the span; of other things in the context nothing."""
@@ -128,11 +136,58 @@ def _span(context: Any) -> Any | None:
     return span if getattr(span.get_span_context(), "is_valid", False) else None
 
 
+class OpenTrace(NamedTuple):
+    """A trace that has begun and not ended."""
+
+    id: str
+    otel_id: int
+    name: str
+    """Of its first span that is open."""
+
+
+def open_traces() -> list[OpenTrace]:
+    """Those of all threads, but for what is current in the caller's context: that is `OpenSpan`'s."""
+    manager = _manager()
+    if manager is None:
+        return []
+    current = {_trace_id(span) for _, context in OpenSpan().read() if (span := _span(context)) is not None}
+    with manager._lock:
+        traces = {trace_id: [*trace.span_dict.values()] for trace_id, trace in [*manager._traces.items()]}
+    found = []
+    for trace_id, spans in traces.items():
+        left = next((span for span in spans if span.end_time_ns is None), None)
+        if left is not None and _trace_id(left._span) not in current:
+            found.append(OpenTrace(trace_id, _trace_id(left._span), left.name))
+    return found
+
+
+def abandon(otel_id: int) -> bool:
+    """Forget a trace that is open, whose spans end in silence; whether it was open still."""
+    manager = _manager()
+    if manager is None:
+        return False
+    for trace in [*getattr(manager, "_traces", {}).values()]:
+        for span in [*trace.span_dict.values()]:
+            if _trace_id(span._span) == otel_id:
+                _silence(span._span)
+    return manager.pop_trace(otel_id) is not None
+
+
+def _manager() -> Any | None:
+    module = sys.modules.get("mlflow.tracing.trace_manager")
+    return getattr(getattr(module, "InMemoryTraceManager", None), "_instance", None)
+
+
 def _silence(span: Any) -> None:
-    """Let the span end in silence: the collector may end it while MLflow opens the store to export it to."""
+    """Let the span end in silence, and be no parent where it is current.
+
+    The collector may end it while MLflow opens the store to export it to; a thread of a pool goes on.
+    """
     processor = getattr(span, "_span_processor", None)
     if processor is not None:
         span._span_processor = type(processor)()
+    if hasattr(span, "_context"):
+        span._context = sys.modules["opentelemetry.trace"].INVALID_SPAN_CONTEXT
 
 
 def _trace_id(span: Any) -> int:
