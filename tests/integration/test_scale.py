@@ -1,0 +1,110 @@
+"""Many tests, workers and processes at one store: each test's record and runs are there, once, and closed."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import sys
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from servers import mlflow_server, store_uri
+from sharing import PROCESSES, Logged, meet
+
+pytestmark = pytest.mark.slow
+
+_RECORDS = """
+    SELECT node.value, runs.status FROM runs JOIN tags AS kind USING (run_uuid) JOIN tags AS node USING (run_uuid)
+    WHERE kind.key = 'mlctx.record' AND kind.value = 'test' AND node.key = 'mlctx.nodeid' ORDER BY 1
+"""
+_RUNS = """
+    SELECT tags.value, metrics.value, status FROM runs JOIN tags USING (run_uuid) JOIN metrics USING (run_uuid)
+    WHERE tags.key = 'process' AND metrics.key = 'number' ORDER BY 1, 2
+"""
+
+
+def holds(path: Path, logged: Logged) -> None:
+    """The store has all that was logged, once and closed, and the experiments once."""
+    with closing(sqlite3.connect(path)) as store:
+        assert store.execute(_RECORDS).fetchall() == [(nodeid, "FINISHED") for nodeid in logged.records]
+        assert store.execute(_RUNS).fetchall() == [(*run, "FINISHED") for run in logged.runs]
+        sessions = "SELECT count(*) FROM tags WHERE key = 'mlctx.record' AND value = 'session'"
+        assert store.execute(sessions).fetchone() == (PROCESSES,)
+        assert store.execute("SELECT count(*) FROM runs WHERE status <> 'FINISHED'").fetchone() == (0,)
+        assert store.execute("SELECT name FROM experiments ORDER BY 1").fetchall() == [("Default",), ("shared",)]
+        assert store.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_eight_workers_record_two_thousand_tests(suite):
+    result = suite(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(2000))
+        def test(number): pass
+        """,
+        *("-p", "xdist", "-n", "8", "--mlctx-record=sqlite:///tests.db"),
+        timeout=900,
+    )
+    assert "2000 passed" in result.stdout, result.stdout
+    assert "mlctx: 2000 records, 0 failed" in result.stdout, result.stdout
+    assert "locked" not in result.stdout
+    with closing(sqlite3.connect(suite.folder / "tests.db")) as store:
+        found = store.execute(_RECORDS).fetchall()
+        assert found == sorted((f"test_it.py::test[{number}]", "FINISHED") for number in range(2000))
+        assert store.execute("SELECT count(*) FROM runs").fetchone() == (2001,)  # and the session's
+        assert store.execute("SELECT count(*) FROM runs WHERE status <> 'FINISHED'").fetchone() == (0,)
+        workers = "SELECT count(DISTINCT value) FROM tags WHERE key = 'mlctx.worker'"
+        assert store.execute(workers).fetchone() == (8,)
+
+
+@pytest.mark.parametrize("turn", range(10))
+def test_processes_with_workers_meet_at_one_empty_file(tmp_path, turn):
+    path = tmp_path / "shared.db"
+    if turn % 2:
+        path.touch()
+    holds(path, meet(tmp_path / "suite", f"sqlite:///{path}", 20))
+
+
+def test_processes_with_workers_meet_at_one_server(tmp_path):
+    with mlflow_server(tmp_path) as url:
+        logged = meet(tmp_path / "suite", url, 100)
+    holds(Path(store_uri(tmp_path).removeprefix("sqlite:///")), logged)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals as Linux has them")
+def test_ten_workers_that_are_killed_at_any_moment(suite):
+    """Before, in and after a test, or while its record is written."""
+    result = suite(
+        """
+        import os, random, signal, threading, time
+        import mlflow, pytest
+
+        @pytest.mark.parametrize("number", range(60))
+        def test(mlflow_run, number):
+            if number % 6 == 3:
+                moment = random.uniform(0, 0.15)
+                threading.Timer(moment, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            mlflow.log_metric("number", number)
+            time.sleep(0.03)
+        """,
+        *("-p", "xdist", "-n", "2", "--max-worker-restart=20", "-rA", "--mlctx-experiment=shared"),
+        *("--mlctx-record=sqlite:///shared.db", "--mlctx-tracking-uri=sqlite:///shared.db"),
+        timeout=900,
+    )
+    passed = re.findall(r"^PASSED (\S+)$", result.stdout, re.MULTILINE)
+    crashed = re.findall(r"worker 'gw\d+' crashed while running '(\S+)'", result.stdout)
+    assert result.stdout.count("node down: Not properly terminated") == 10, result.stdout
+    assert len(set(crashed)) > 3, result.stdout
+    assert len(passed) + len(set(crashed)) == 60, result.stdout
+    with closing(sqlite3.connect(suite.folder / "shared.db")) as store:
+        records = Counter(store.execute(_RECORDS))
+        own = Counter(store.execute("SELECT value FROM metrics WHERE key = 'number'"))
+        assert store.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone() == (0,)
+    assert {nodeid for nodeid, status in records if status == "FINISHED"} >= set(passed)
+    assert {nodeid for nodeid, _ in records} == set(passed) | set(crashed)
+    assert set(records.values()) == {1}
+    assert {number for (number,) in own} >= {float(re.findall(r"\d+", nodeid)[0]) for nodeid in passed}
+    assert set(own.values()) == {1}
