@@ -34,6 +34,18 @@ def test(mlflow_run, number):
     mlflow.set_tag("process", os.environ["PROCESS"])
 """
 
+# Of a store that holds them, for any database: each test's record, and the runs of the tests above.
+RECORDS = """
+    SELECT node.value, status FROM runs
+    JOIN tags AS kind USING (run_uuid) JOIN tags AS node USING (run_uuid)
+    WHERE kind.key = 'mlctx.record' AND kind.value = 'test' AND node.key = 'mlctx.nodeid'
+"""
+RUNS = """
+    SELECT tags.value, metrics.value, status FROM runs
+    JOIN tags USING (run_uuid) JOIN metrics USING (run_uuid)
+    WHERE tags.key = 'process' AND metrics.key = 'number'
+"""
+
 
 class Logged(NamedTuple):
     """What the store is to hold after it, each once: the records by node id, and the tests' own runs."""
@@ -43,7 +55,7 @@ class Logged(NamedTuple):
 
 
 def meet(folder: Path, uri: str, count: int) -> Logged:
-    """Let them run so many tests each, on a store that keeps their records and runs; all pass and none complains."""
+    """Let them run so many tests each, on a store for records and runs; all pass and none complains."""
     folder.mkdir()
     meeting = folder / "meeting"
     meeting.mkdir()
