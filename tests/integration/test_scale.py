@@ -89,17 +89,18 @@ def test_ten_workers_that_are_killed_at_any_moment(suite):
         *("--mlctx-record=sqlite:///shared.db", "--mlctx-tracking-uri=sqlite:///shared.db"),
         timeout=900,
     )
-    passed = re.findall(r"^PASSED (\S+)$", result.stdout, re.MULTILINE)
-    crashed = re.findall(r"worker 'gw\d+' crashed while running '(\S+)'", result.stdout)
+    called = set(re.findall(r"^PASSED (\S+)$", result.stdout, re.MULTILINE))
+    crashed = set(re.findall(r"worker 'gw\d+' crashed while running '(\S+)'", result.stdout))
     assert result.stdout.count("node down: Not properly terminated") == 10, result.stdout
-    assert len(set(crashed)) > 3, result.stdout
-    assert len(passed) + len(set(crashed)) == 60, result.stdout
+    assert len(called | crashed) == 60, result.stdout  # some crash when they have passed: in their teardown
+    assert len(crashed) > 3, result.stdout
+    passed = called - crashed
     with closing(sqlite3.connect(suite.folder / "shared.db")) as store:
         records = Counter(store.execute(RECORDS))
         own = Counter(number for _, number, _ in store.execute(RUNS))
         assert store.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone() == (0,)
-    assert {nodeid for nodeid, status in records if status == "FINISHED"} >= set(passed)
-    assert {nodeid for nodeid, _ in records} == set(passed) | set(crashed)
+    assert {nodeid for nodeid, status in records if status == "FINISHED"} >= passed
+    assert {nodeid for nodeid, _ in records} == called | crashed
     assert set(records.values()) == {1}
-    assert set(own) >= {float(re.findall(r"\d+", nodeid)[0]) for nodeid in passed}
+    assert set(own) >= {float(re.findall(r"\d+", nodeid)[0]) for nodeid in called}
     assert set(own.values()) == {1}
