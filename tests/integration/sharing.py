@@ -84,7 +84,6 @@ def meet(folder: Path, uri: str, count: int) -> Logged:
         assert f"mlctx: {count} records, 0 failed" in output, output
         assert "locked" not in output, output
         assert "not recorded" not in output, output
-        assert "warning" not in output.lower(), output
     assert len(list(meeting.iterdir())) == PROCESSES * WORKERS
     return Logged(
         sorted(f"test_it.py::test[{number}]" for number in range(count) for _ in range(PROCESSES)),
