@@ -51,6 +51,15 @@ def test_own_store({fixture}, number):
         mlflow.log_metric("accuracy", number)
     assert len(mlflow.search_runs()) == 1
 """
+SANDBOXES = """
+import mlflow, pytest
+
+@pytest.mark.parametrize("number", range(200))
+def test_sandbox(mlflow_sandbox, number):
+    with mlflow.start_run():
+        mlflow.log_metric("accuracy", number)
+    assert len(mlflow.search_runs(output_format="list")) == 1
+"""
 UNUSED = """
 import pytest
 
@@ -144,6 +153,19 @@ def bench_suite_with_stores(measure: Any, tmp_path: Path, installations: dict[st
     installed = installations["ours" if ours else "not installed"]
     measure(
         "200 tests, each with an empty store, whole process", way, lambda: suite(tmp_path, code, installed)
+    )
+
+
+@pytest.mark.parametrize("way", ["one process", "ours"])
+@pytest.mark.parametrize("turn", range(3))
+def bench_two_workers(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
+    test = tmp_path / "test_suite.py"
+    test.write_text(SANDBOXES)
+    workers = "2" if way == "ours" else "0"
+    measure(
+        "200 tests with a sandbox each, -n 2, whole process",
+        way,
+        lambda: python("-m", "pytest", "-q", "-n", workers, "-p", "no:cacheprovider", test),
     )
 
 

@@ -29,12 +29,12 @@ def suite(tmp_path: Path):
         (folder / "test_it.py").write_text(textwrap.dedent(source))
         options.setdefault("env", environment())
         options.setdefault("cwd", folder)
+        options.setdefault("timeout", 120)
         return subprocess.run(
             command("--basetemp", str(tmp_path / "tmp"), *args),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
             check=False,
             **options,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import re
 import signal
 import socket
@@ -241,3 +242,47 @@ def test_nothing_is_left_of_many(tmp_path, turns):
         server.stop(running)
         assert not is_open(running.url)
         assert not psutil.pid_exists(running.pid)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+def test_nothing_is_left_of_many_sessions_that_are_interrupted(tmp_path, told):
+    """At any moment of the server's start and life, and where its start fails."""
+    (tmp_path / "conftest.py").write_text(
+        "import os, pytest\n"
+        "@pytest.fixture(scope='session')\n"
+        "def mlflow_server_config():\n"
+        "    return {'environment': {'PYTHONHOME': '/nope'}} if os.environ['FAILS'] else {}\n"
+    )
+    (tmp_path / "test_it.py").write_text(
+        "import os, pathlib, time\n"
+        "def test_before(): pathlib.Path(os.environ['TOLD'], 'begun').touch()\n"
+        "def test(mlflow_server): time.sleep(60)\n"
+    )
+    signals = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+    for turn in range(20):
+        workers = ("-p", "xdist", "-n", "2") if turn % 4 == 3 else ()
+        (told / "begun").unlink(missing_ok=True)
+        session = subprocess.Popen(
+            command(*workers, "--basetemp", str(tmp_path / "tmp"), "test_it.py"),
+            cwd=tmp_path,
+            env=environment(TOLD=str(told), FAILS="yes" * (turn % 10 == 0)),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while not (told / "begun").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(random.uniform(0, 12))  # it comes up in 6 s or more
+        session.send_signal(signals[turn % 3])
+        session.wait(30)
+        deadline = time.monotonic() + DEADLINE
+        while at_work(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert at_work(tmp_path) == [], f"turn {turn}"
+
+
+def at_work(folder: Path) -> list[str]:
+    """The processes that work in this folder: those of a session, and its server; each holds its port."""
+    found = psutil.process_iter(["cwd", "cmdline"])
+    return [str(each) for each in found if Path(each.info["cwd"] or "/").is_relative_to(folder)]

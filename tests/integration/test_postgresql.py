@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sharing import RECORDS, RUNS, meet
 
 NOBODY = 65534
 _PROGRAMS = ("initdb", "postgres")
@@ -159,3 +160,22 @@ def test_gated_sessions_share_it_at_the_same_moment(database: str, tmp_path: Pat
         assert cursor.fetchone() == (0,)
         cursor.execute("SELECT count(*) FROM experiments WHERE name = 'gated'")
         assert cursor.fetchone() == (1,)
+
+
+@pytest.mark.slow
+def test_processes_with_workers_record_and_track_to_it(database: str, tmp_path: Path) -> None:
+    import psycopg2
+
+    logged = meet(tmp_path / "suite", database, 100)
+    with (
+        contextlib.closing(psycopg2.connect(database.replace("+psycopg2", ""))) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(RECORDS)
+        assert sorted(cursor.fetchall()) == [(nodeid, "FINISHED") for nodeid in logged.records]
+        cursor.execute(RUNS)
+        assert sorted(cursor.fetchall()) == [(*run, "FINISHED") for run in logged.runs]
+        cursor.execute("SELECT count(*) FROM runs WHERE status <> 'FINISHED'")
+        assert cursor.fetchone() == (0,)
+        cursor.execute("SELECT name FROM experiments ORDER BY experiment_id")
+        assert cursor.fetchall() == [("Default",), ("shared",)]

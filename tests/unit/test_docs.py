@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pytest_mlctx.services import traces
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+FRAMEWORKS = ("lightning", "torch", "transformers", "xgboost")
 FIXTURE = re.compile(r"(?:mlflow|logger|alerts)_[a-z_]+")
 
 each_page = pytest.mark.parametrize("page", TEXT)
@@ -69,14 +71,17 @@ def test_the_tests_of_the_pages_pass(
         pytest.skip(reason)
     if "mlflow_server" in text:
         pytest.importorskip("flask", reason="mlflow-skinny has no server")
+    frameworks = {name for name in FRAMEWORKS if re.search(rf"^(?:import|from) {name}\b", text, re.MULTILINE)}
+    if missing := [name for name in sorted(frameworks) if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"needs {', '.join(missing)}")
     for block in files:
         # Not as a module of this suite is called, which is imported in this process.
         name = re.sub("^test_", "test_page_", block.title.split()[0])
         pytester.path.joinpath(name).write_text(block.text, encoding="utf-8")
     pytester.syspathinsert()
-    result = pytester.runpytest_inprocess(
-        "--mlctx-stores=template"
-    )  # quicker where a page shows MLflow's way
+    # Most of them cannot be loaded twice in a process.
+    run = pytester.runpytest_subprocess if frameworks else pytester.runpytest_inprocess
+    result = run("--mlctx-stores=template")  # quicker where a page shows MLflow's way
     outcomes = result.parseoutcomes()
     assert set(outcomes) <= {"passed", "warnings", "warning"}
     assert outcomes["passed"] == len(re.findall("^def test_", text, re.MULTILINE))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 _LONG = 64  # bytes; of more a hash is noted
+_MARK = "_mlflow_run_id"  # an attribute that autologging gives what it has seen trained, new in each run
 _TRACKER = re.compile(r"[0-9a-f]{32}")  # cloudpickle's name for a class by value, new in each process
 
 
@@ -200,6 +201,8 @@ class _Digest:
             self.add(where, type(value).__name__, len(value))
         if isinstance(value, dict):
             for key, item in value.items():
+                if key == _MARK:
+                    continue
                 self.walk(key, where)
                 self.walk(item, f"{where}.{key}" if isinstance(key, str) else where)
         elif isinstance(value, (set, frozenset)):
@@ -251,7 +254,7 @@ class _Digest:
             if self.strict:
                 self.add(where, "dict", len(node))
             for key, item in node.items():
-                if key not in ("__id__", "file"):
+                if key not in ("__id__", "file", _MARK):
                     self.walk_skops(item, key if key != "content" else where)
         elif isinstance(node, list):
             if self.strict:
