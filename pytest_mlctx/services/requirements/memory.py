@@ -184,6 +184,7 @@ class _Kind:
                 platform.platform(),
                 now.digest,
                 interpreter(os.environ),
+                os.environ.get("MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT"),  # one too short is to fail
             )
         )
 
