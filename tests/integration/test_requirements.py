@@ -97,9 +97,7 @@ def test_every_kind_is_stored_as_mlflow_stores_it_cold_warm_and_interleaved(proj
     alone, _ = project.run(*(f"alone:{name}" for name in names), MLCTX_CACHE_DIR=str(project.cache / "other"))
     for model in cold + warm + alone:
         assert model["files"] == own[model["kind"]], model["kind"]
-    # Those differ by a file or a variable alone, and of these the last answer alone is remembered.
-    again = {model["kind"] for model in warm if model["inferred"]}
-    assert again <= {f"decided_by_{decision}" for decision in ("nothing", "file", "variable")}
+    assert not [model["kind"] for model in warm if model["inferred"]]
 
 
 @pytest.mark.slow
@@ -108,8 +106,7 @@ def test_inferred_anew_when_anything_else_decides_what_is_imported(project):
     models, _ = project.run(*(f"reuse:{kind}" for kind in kinds))
     found = ["loguru" in model["files"]["requirements.txt"] for model in models]
     assert found == [kind != "decided_by_nothing" for kind in kinds]
-    # Of files and variables, the last answer alone is remembered.
-    assert [model["inferred"] for model in models] == [*[1] * len(DECISIONS), 1, 0]
+    assert [model["inferred"] for model in models] == [*[1] * len(DECISIONS), 0, 0]
 
     decider = project.folder / "userlib/decider.py"
     decider.write_text(decider.read_text().replace("return model_input", "import loguru; return model_input"))

@@ -157,3 +157,95 @@ def test_a_mock_wins_and_nothing_of_it_is_kept(session, pytester, monkeypatch):
     )
     result.assert_outcomes(passed=5)
     result.stdout.fnmatch_lines(["mlctx: requirements of 1 kind of model inferred in *, 1 reused"])
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        'patch.dict(utils._MODULES_TO_PACKAGES, {"sklearn": ["pytest"]})',
+        'patch.object(utils, "_MODULES_TO_PACKAGES", {"sklearn": ["pytest"]})',
+        'patch("mlflow.utils.requirements_utils.importlib_metadata.version", lambda name: "0.0.1")',
+        'patch("mlflow.utils.environment._logger")',
+        'patch.object(utils._logger, "warning")',
+        'patch.object(utils, "MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT")',
+        'patch("subprocess.Popen")',
+    ],
+)
+def test_a_mock_of_anything_that_mlflow_goes_by_wins(session, patch):
+    session(
+        f"""
+        from unittest.mock import patch
+        from mlflow.utils import requirements_utils as utils
+
+        def test_it():
+            utils._init_modules_to_packages_map()
+            for _ in range(2):
+                assert hook._active()
+                with {patch}:
+                    assert hook._active() == []
+            assert hook._active()
+        """,
+        "--mlctx-requirements=reuse",
+    ).assert_outcomes(passed=1)
+
+
+def test_a_table_that_is_mocked_wins_and_is_forgotten_with_the_mock(session, pytester, monkeypatch):
+    monkeypatch.setenv("MLCTX_CACHE_DIR", str(pytester.path / "cache"))
+    session(
+        """
+        from unittest.mock import patch
+        from mlflow.utils import requirements_utils as utils
+
+        def test_it(tmp_path):
+            plain = save(tmp_path / "plain")
+            with patch.dict(utils._MODULES_TO_PACKAGES, {"sklearn": ["pytest"]}):
+                assert "pytest==" in save(tmp_path / "mocked")
+            assert save(tmp_path / "after") == plain
+            assert hook._installed[0].statistics.inferred == 1
+        """,
+        "--mlctx-requirements=reuse",
+    ).assert_outcomes(passed=1)
+
+
+@pytest.mark.slow
+def test_a_table_that_mlflow_filled_under_a_mock_is_trusted_never_again(session, pytester, monkeypatch):
+    monkeypatch.setenv("MLCTX_CACHE_DIR", str(pytester.path / "cache"))
+    result = session(
+        """
+        from unittest.mock import patch
+        from mlflow.utils import requirements_utils as utils
+
+        def test_it(tmp_path, monkeypatch):
+            monkeypatch.setattr(utils, "_MODULES_TO_PACKAGES", None)
+            with patch("importlib_metadata.packages_distributions", lambda: {"sklearn": ["pytest"]}):
+                assert "pytest==" in save(tmp_path / "mocked")
+            assert "pytest==" in save(tmp_path / "after"), "MLflow remembers it by itself"
+            assert hook._installed[0].statistics.reused == 0
+            monkeypatch.undo()
+            assert "scikit-learn==" in save(tmp_path / "undone")
+            assert hook._installed[0].statistics.inferred == 1
+        """,
+        "--mlctx-requirements=reuse",
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_patching_with_monkeypatch_leaves_warnings_as_they_were(session):
+    result = session(
+        """
+        from mlflow.utils import requirements_utils as utils
+
+        def test_it(monkeypatch, caplog):
+            for _ in range(2):
+                said = []
+                with monkeypatch.context() as patched:
+                    patched.setattr(utils._logger, "warning", said.append)
+                    utils._logger.warning("x")
+                    assert hook._active() == []
+                assert said == ["x"]
+                assert hook._active()
+            utils._logger.warning("once")
+        """,
+        "--mlctx-requirements=reuse",
+    )
+    result.assert_outcomes(passed=1)

@@ -143,7 +143,8 @@ def _ask(question: Question, infer: Callable[[], list[str]]) -> list[str]:
 
 def _active() -> list[Reuse]:
     """The installs that want reuse now; none while something has another's place, such as a test's mock."""
-    if _pristine is None or not _pristine.holds():
+    instead = (ours for _, _, ours, _ in _originals if isinstance(ours, _Instead))
+    if _pristine is None or not _pristine.holds() or any(one._is_patched() for one in instead):
         return []
     return [reuse for reuse in _installed if reuse.when()]
 
@@ -213,34 +214,42 @@ def _export_uv_requirements(original: Any) -> Any:
     return export
 
 
-class _Listener:
-    """MLflow's logger, listened to: what is warned during an inference is said again with each reuse."""
+class _Instead:
+    """Stands in for an object of MLflow's; who patches an attribute that is not ours patches the object's."""
 
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
+    def __init__(self, original: Any) -> None:
+        self.__dict__["_original"] = original
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._logger, name)
+        return getattr(self._original, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self if name in vars(type(self)) else self._original, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self if name in vars(type(self)) else self._original, name)
+
+    def _is_patched(self) -> bool:
+        ours = {name: value for name, value in vars(self).items() if name in vars(type(self))}
+        return any(getattr(value, "__self__", None) is not self for value in ours.values())
+
+
+class _Listener(_Instead):
+    """MLflow's logger, listened to: what is warned during an inference is said again with each reuse."""
 
     def warning(self, message: Any, *arguments: Any, **options: Any) -> None:
         observation: Observation | None = getattr(_here, "observation", None)
         if observation is not None:
             observation.warnings.append(str(message) % arguments if arguments else str(message))
         options["stacklevel"] = options.get("stacklevel", 1) + 1
-        self._logger.warning(message, *arguments, **options)
+        self._original.warning(message, *arguments, **options)
 
 
-class _Metadata:
+class _Metadata(_Instead):
     """MLflow's importlib_metadata: every process reads all distributions, to say the same of the same."""
 
-    def __init__(self, module: Any) -> None:
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
     def packages_distributions(self) -> Mapping[str, list[str]]:
-        read = self._module.packages_distributions
+        read = self._original.packages_distributions
         return _remembered().packages(read) if _active() else read()
 
 

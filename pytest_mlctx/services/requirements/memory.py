@@ -20,7 +20,7 @@ from pytest_mlctx.services.requirements.child.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import Installed, installed, interpreter
 from pytest_mlctx.services.requirements.key import Model
 
-FORMAT = 3  # of the entries; another one is another kind
+FORMAT = 4  # of the entries; another one is another kind
 _MOST = 4  # answers for one kind, each with what it depended on: those of other circumstances come back
 _OWN_WAY = frozenset({"spark"})  # flavors whose loading starts more than one process
 
@@ -184,6 +184,7 @@ class _Kind:
                 platform.platform(),
                 now.digest,
                 interpreter(os.environ),
+                os.environ.get("MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT"),  # one too short is to fail
             )
         )
 

@@ -5,17 +5,22 @@ Nothing that a pickle names is imported or called: its classes and functions are
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import hashlib
 import io
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 _LONG = 64  # bytes; of more a hash is noted
 _MARK = "_mlflow_run_id"  # an attribute that autologging gives what it has seen trained, new in each run
+_SHORT = 8  # characters; a setting's number has no more, most that is learned has
+_INTEGERS = {"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
+_FLOATS = {"f2": "e", "f4": "f", "f8": "d"}  # of numpy, and how struct calls them
 _TRACKER = re.compile(r"[0-9a-f]{32}")  # cloudpickle's name for a class by value, new in each process
 
 
@@ -96,7 +101,10 @@ class Saved:
         self._write = write
 
     def tokens(self, strict: bool) -> list[Any]:
-        """What the object is made of, without what it learned: classes, names, strings, booleans.
+        """What the object is made of, without what it learned: classes, names, strings, booleans, settings.
+
+        Learned are the numbers in arrays, those of more than eight characters, and those below a name that
+        begins or ends with an underscore, as scikit-learn has it.
 
         Args:
             strict: all of it, in its order and structure, as user code may act on any value.
@@ -126,9 +134,10 @@ def read_pickle(content: bytes) -> Saved:
     def write(digest: _Digest) -> None:
         for named in reader.named:
             digest.add("named", *named)
-        for made in reader.calls:
-            digest.walk(made, "")
         digest.walk(root, "")
+        with digest.learned("_"):
+            for made in reader.calls:  # what is no part of the root counts too
+                digest.walk(made, "")
 
     modules = {module for module, _ in reader.named}
     return Saved(modules, any(module.startswith("cloudpickle") for module in modules), write)
@@ -168,6 +177,8 @@ class _Digest:
         self.strict = strict
         self._tokens: list[Any] = []
         self._met: dict[int, int] = {}
+        self._learned = False
+        self._met_learned: set[int] = set()
 
     def tokens(self) -> list[Any]:
         return self._tokens if self.strict else sorted(set(self._tokens), key=repr)
@@ -175,12 +186,22 @@ class _Digest:
     def add(self, *token: Any) -> None:
         self._tokens.append(token)
 
+    @contextlib.contextmanager
+    def learned(self, name: Any) -> Iterator[None]:
+        """Leave numbers out, where this attribute holds what was learned."""
+        before = self._learned
+        self._learned = before or (
+            isinstance(name, str) and "_" in (name[:1], name[-1:]) and name[:2] != "__"
+        )
+        yield
+        self._learned = before
+
     def walk(self, value: Any, where: str) -> None:
         """Note ``value``, met at the attribute or key ``where``."""
         if isinstance(value, (str, bool)) or value is None:
             self.add(where, value)
         elif isinstance(value, (int, float, complex)):
-            if self.strict:
+            if self.strict or not (self._learned or len(repr(value)) > _SHORT):
                 self.add(where, type(value).__name__, repr(value))
         elif isinstance(value, (bytes, bytearray)):
             if self.strict:
@@ -204,7 +225,8 @@ class _Digest:
                 if key == _MARK:
                     continue
                 self.walk(key, where)
-                self.walk(item, f"{where}.{key}" if isinstance(key, str) else where)
+                with self.learned(key):
+                    self.walk(item, f"{where}.{key}" if isinstance(key, str) else where)
         elif isinstance(value, (set, frozenset)):
             self.add(where, tuple(sorted(repr(self._alone(item)) for item in value)))
         else:
@@ -217,10 +239,17 @@ class _Digest:
 
     def _is_met(self, value: Any) -> bool:
         """Whether this very object was noted before, which is noted instead."""
+        if not self.strict:
+            met_before = id(value) in self._met or (self._learned and id(value) in self._met_learned)
+            if self._learned:
+                self._met_learned.add(id(value))
+            else:
+                self._met[id(value)] = 0
+            return met_before
         met = self._met.get(id(value))
         if met is None:
             self._met[id(value)] = len(self._met)
-        elif self.strict:
+        else:
             self.add("met", met)
         return met is not None
 
@@ -233,6 +262,8 @@ class _Digest:
         if origin == "made" and isinstance(made, type):
             arguments = tuple(a for a in arguments if not (isinstance(a, str) and _TRACKER.fullmatch(a)))
         self.walk(arguments, origin)
+        if not self.strict and origin.endswith(".multiarray.scalar"):
+            self.walk(_number(*arguments), f"{where} scalar")
         if hasattr(made, "state"):
             self.walk(made.state, origin)
 
@@ -255,7 +286,8 @@ class _Digest:
                 self.add(where, "dict", len(node))
             for key, item in node.items():
                 if key not in ("__id__", "file", _MARK):
-                    self.walk_skops(item, key if key != "content" else where)
+                    with self.learned(key):
+                        self.walk_skops(item, key if key != "content" else where)
         elif isinstance(node, list):
             if self.strict:
                 self.add(where, "list", len(node))
@@ -263,6 +295,15 @@ class _Digest:
                 self.walk_skops(item, where)
         else:
             self.walk(node, where)
+
+
+def _number(dtype: Any = None, content: Any = b"", *_: Any) -> int | float | None:
+    """The number that a scalar of numpy's is."""
+    code = {**_INTEGERS, **_FLOATS}.get(str(next(iter(getattr(dtype, "arguments", ())), None)))
+    if code is None or not isinstance(content, bytes) or len(content) != struct.calcsize(code):
+        return None
+    (number,) = struct.unpack(f"={code}", content)
+    return float(f"{number:.7g}") if code in "ef" else number
 
 
 def _text_kind(values: Iterable[Any]) -> str:

@@ -6,16 +6,21 @@ import io
 import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from typing import NamedTuple
 
 import cloudpickle
 import numpy as np
 import pytest
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.cluster import KMeans
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVC
 
 from pytest_mlctx.services.requirements.pickles import UnreadableError, read_pickle, read_skops
 
@@ -98,6 +103,54 @@ def test_user_code_may_act_on_any_value(one, other):
     assert tokens(Step(**one), strict=True) != tokens(Step(**other), strict=True)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Ridge(alpha=0.5), Ridge(alpha=0.25)),
+        (Ridge(max_iter=1), Ridge(max_iter=2)),
+        (Ridge(alpha=np.float64(0.5)), Ridge(alpha=np.float64(0.25))),
+        (Ridge(alpha=np.float32(0.1)), Ridge(alpha=np.float32(0.2))),
+        (
+            make_pipeline(StandardScaler(), Ridge(max_iter=1)),
+            make_pipeline(StandardScaler(), Ridge(max_iter=2)),
+        ),
+        (Step(version=1), Step(version=2)),
+    ],
+)
+def test_a_setting_makes_another_kind_though_a_library_alone_takes_part(one, other):
+    assert tokens(one, strict=False) != tokens(other, strict=False)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda seed: RandomForestClassifier(5, random_state=seed),
+        lambda seed: GradientBoostingClassifier(n_estimators=3),
+        lambda seed: KMeans(3, random_state=seed),
+        lambda seed: MLPClassifier((3,), max_iter=9),
+        lambda seed: KNeighborsClassifier(2),
+        lambda seed: SVC(),
+        lambda seed: make_pipeline(StandardScaler(), LogisticRegression()),
+    ],
+)
+def test_training_without_a_seed_and_on_other_rows_is_no_setting(model):
+    def trained(rows, seed):
+        data = np.random.default_rng(seed).random((rows, 3))
+        return tokens(model(None).fit(data, data[:, 0] > 0.5), strict=False)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert len({repr(trained(rows, seed)) for rows in (40, 60) for seed in range(3)}) == 1
+
+
+def test_a_number_that_a_learned_and_another_attribute_share_counts():
+    def sharing(number):
+        shared = [number]
+        return tokens(Step(learned_=shared, setting=shared), strict=False)
+
+    assert sharing(1) != sharing(2)
+
+
 def test_code_by_value_is_part_of_it():
     assert tokens(lambda x: x + 1, strict=True) != tokens(lambda x: x + 2, strict=True)
     assert read_pickle(cloudpickle.dumps(lambda x: x)).by_value
@@ -148,4 +201,5 @@ def test_skops_files_differ_by_what_they_name_alone():
     other._mlflow_run_id = "2" * 32
     assert one.tokens(False) == schema(other).tokens(False)
     assert one.tokens(False) != schema(learned(LogisticRegression(solver="saga"), 1)).tokens(False)
+    assert one.tokens(False) != schema(learned(LogisticRegression(C=2), 1)).tokens(False)
     assert "sklearn.linear_model._logistic" in one.modules

@@ -83,6 +83,13 @@ leaves = st.one_of(
     st.sets(st.text(max_size=3), max_size=3),
     st.dictionaries(st.text(max_size=3), st.integers(0, 3), max_size=3),
 )
+small = st.one_of(
+    st.integers(-1000, 1000),
+    st.booleans(),
+    st.integers(-1000, 1000).map(lambda number: number / 8),
+    st.integers(-100, 100).map(np.int32),
+    st.integers(-100, 100).map(lambda number: np.float64(number / 8)),
+)
 way = st.lists(st.integers(0, len(wrapped(None)) - 1), max_size=4)
 
 
@@ -117,6 +124,13 @@ def prove(examples: int) -> None:
             assert repr(tokens(first, strict=False)) != repr(tokens(second, strict=False))
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(way, small, small)
+    def differs_in_a_setting(path: list[int], one: Any, other: Any) -> None:
+        if not alike(one, other):
+            first, second = along(path, [one, "s"]), along(path, [other, "s"])
+            assert repr(tokens(first, strict=False)) != repr(tokens(second, strict=False))
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(way, st.lists(st.floats(), min_size=9, max_size=9), st.lists(st.floats(), min_size=9, max_size=9))
     def learned_floats_are_left_out(path: list[int], one: list[float], other: list[float]) -> None:
         first, second = along(path, np.array(one)), along(path, np.array(other))
@@ -124,6 +138,7 @@ def prove(examples: int) -> None:
 
     differs()
     differs_in_a_string()
+    differs_in_a_setting()
     learned_floats_are_left_out()
 
 
