@@ -17,6 +17,7 @@ from pytest_mlctx.services import internals
 
 _TRACKING, _REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
 _ID, _NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
+_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # where a child process keeps the artifacts of a new experiment
 
 
 class Defaults(NamedTuple):
@@ -25,11 +26,16 @@ class Defaults(NamedTuple):
     tracking_uri: str
     registry_uri: str
     experiment_id: str
+    artifact_root: str = ""
 
     def of_this_store_only(self) -> dict[str, str]:
         """The variables that hold on the tracking store alone; a registry elsewhere is in use everywhere."""
         found = {_ID: self.experiment_id}
-        return found | ({_REGISTRY: self.registry_uri} if self.registry_uri == self.tracking_uri else {})
+        if self.artifact_root:
+            found[_ROOT] = self.artifact_root
+        if self.registry_uri == self.tracking_uri:
+            found[_REGISTRY] = self.registry_uri
+        return found
 
 
 held: Defaults | None = None
@@ -58,7 +64,9 @@ def activate_experiment(experiment_id: str) -> None:
     import mlflow
 
     global held
-    held = Defaults(mlflow.get_tracking_uri(), mlflow.get_registry_uri(), experiment_id)
+    held = Defaults(
+        mlflow.get_tracking_uri(), mlflow.get_registry_uri(), experiment_id, os.environ.get(_ROOT, "")
+    )
     os.environ[_ID] = experiment_id
     tracking = _module("tracking._tracking_service.utils")
     if not isinstance(tracking.MLFLOW_TRACKING_URI, _WithFallback):
