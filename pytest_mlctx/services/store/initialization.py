@@ -18,8 +18,8 @@ _TIMEOUT = 60.0  # seconds to wait for another process that fills the same file
 def fill(path: Path, artifacts: Path | None = None) -> None:
     """Make a missing or empty SQLite file an empty MLflow store, in one transaction; leave any other alone.
 
-    Its artifacts lie beside it where no folder is given. Right for several processes at once, and after one was killed: SQLite's own locks and journal see to
-    it. Journal mode and fsync stay as the file has them.
+    Its artifacts lie beside it where no folder is given. Right for several processes at once, and after one
+    was killed: SQLite's own locks and journal see to it. Journal mode and fsync stay as the file has them.
 
     Raises:
         OSError: the folder can't be made.
