@@ -127,7 +127,7 @@ class Environment:
     @contextmanager
     def in_force(self, folder: Path) -> Iterator[None]:
         """The environment, and the temporary store in this folder where the user named none."""
-        from pytest_mlctx.services import remote, state, store
+        from pytest_mlctx.services import defaults, remote, state, store
         from pytest_mlctx.services.store import paths
 
         self._home = folder
@@ -155,7 +155,8 @@ class Environment:
                     warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
                     store.serve()
                 self.asked_for |= set(filter(None, [self.settings.registry_uri]))
-                with remote.governed(self.settings.remote, remedy=_REMEDY, exempt=self.asked_for):
+                governed = remote.governed(self.settings.remote, remedy=_REMEDY, exempt=self.asked_for)
+                with governed, defaults.kept_from_other_stores():
                     yield
             finally:
                 state.restore(before)

@@ -6,8 +6,10 @@ Code that moves to another store finds MLflow's own defaults there.
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
@@ -154,6 +156,32 @@ def _follow(ours: Defaults) -> None:
             del os.environ[name]
         elif not elsewhere and not (name == _ID and _NAME in os.environ):
             os.environ.setdefault(name, value)
+
+
+@contextmanager
+def kept_from_other_stores() -> Iterator[None]:
+    """Within the block a child process that is given another store is not given what holds on ours."""
+
+    def wrap(original: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(original)
+
+        def start(*arguments: Any, **named: Any) -> None:
+            call = signature.bind(*arguments, **named)
+            call.arguments["env"] = _for_child(call.arguments.get("env"))
+            original(*call.args, **call.kwargs)
+
+        return start
+
+    with internals.around(subprocess.Popen, "__init__", wrap):
+        yield
+
+
+def _for_child(environment: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    given = os.environ if environment is None else environment
+    if held is None or given.get(_TRACKING) == held.tracking_uri:
+        return environment
+    ours = held.of_this_store_only()
+    return {name: value for name, value in given.items() if name not in ours or value != ours[name]}
 
 
 def _is_elsewhere() -> bool:

@@ -1052,6 +1052,14 @@ def test_a_child_process_has_a_store_by_its_environment(tmp_path):
 
 
 @dear
+def test_a_child_process_has_the_store_of_a_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/own.db")
+    subprocess.run([sys.executable, "-c", TRAIN], cwd=tmp_path, check=True)
+    (run,) = MlflowClient(f"sqlite:///{tmp_path}/own.db").search_runs(["0"])
+    assert (tmp_path / "mlruns" / "0" / run.info.run_id / "artifacts" / "a.txt").exists()
+
+
+@dear
 def test_a_child_process_has_the_store_of_its_folder_once_the_uri_is_empty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri("")

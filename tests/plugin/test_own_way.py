@@ -91,23 +91,21 @@ SHORT_LIST = {
         "mlflow", "whose mocks answer for a server takes `--mlctx-remote=allow`", "--mlctx-remote=allow"
     ),
     "test_code_asks_whether_the_variable_is_set": Limit(
-        "mlflow", "is set is told yes", "-p without_variables"
+        "mlflow", "is set is told yes", "-p without_variable"
     ),
-    "test_dotenv_names_the_store": Limit("mlflow", "`load_dotenv` leaves alone", "-p without_variables"),
+    "test_dotenv_names_the_store": Limit("mlflow", "`load_dotenv` leaves alone", "-p without_variable"),
     "test_a_child_process_has_the_store_of_its_folder": Limit(
-        "mlflow", "reads `./mlruns` or `mlflow.db` of its own folder", "-p without_variables"
+        "mlflow", "reads `./mlruns` or `mlflow.db` of its own folder", "-p without_variable"
     ),
     "test_the_working_folder_has_the_store": Limit("mlflow", "looks for `mlflow.db` or `mlruns`"),
 }
 # The remedy of docs/limits.md.
-WITHOUT_VARIABLES = """
-    import os
+WITHOUT_VARIABLE = """
     import pytest
 
     @pytest.fixture(autouse=True)
-    def without_variables(monkeypatch):
-        for name in [name for name in os.environ if "MLFLOW_" in name]:
-            monkeypatch.delenv(name)
+    def without_variable(monkeypatch):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 """
 REVERSED = "def pytest_collection_modifyitems(items): items.reverse()"
 
@@ -160,7 +158,7 @@ def test_what_passes_without_passes_with(
 @pytest.mark.slow
 def test_what_isolation_takes_away_an_option_gives_back(session: pytest.Pytester, options: str) -> None:
     session.makeini("[pytest]\nmlctx_autouse = logger alerts mlflow\n")
-    session.makepyfile(without_variables=WITHOUT_VARIABLES)
+    session.makepyfile(without_variable=WITHOUT_VARIABLE)
     session.syspathinsert()
     given = [name for name, limit in SHORT_LIST.items() if limit.options == options]
     more = ["TestOneAfterTheOther"] if "test_2_reads" in given else given
