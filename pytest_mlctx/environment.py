@@ -38,7 +38,7 @@ _SET_ASIDE = (
 # They belong to a server that the user names, and a temporary store has none.
 _WORKSPACES = ("MLFLOW_ENABLE_WORKSPACES", "MLFLOW_WORKSPACE", "MLFLOW_WORKSPACE_STORE_URI")
 _SILENCED = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_OTLP_EXPORTER": "false"}
-# A suite does not wait minutes for a server that is gone; whoever set these had a reason.
+# A suite does not wait minutes for the server that the user named; who set these had a reason.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _REMEDY = (
     "start the tests with --mlctx-remote=redirect to use the temporary store under that name, "
@@ -127,7 +127,7 @@ class Environment:
     @contextmanager
     def in_force(self, folder: Path) -> Iterator[None]:
         """The environment, and the temporary store in this folder where the user named none."""
-        from pytest_mlctx.services import remote, state, store
+        from pytest_mlctx.services import defaults, remote, state, store
         from pytest_mlctx.services.store import paths
 
         self._home = folder
@@ -155,7 +155,8 @@ class Environment:
                     warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
                     store.serve()
                 self.asked_for |= set(filter(None, [self.settings.registry_uri]))
-                with remote.governed(self.settings.remote, remedy=_REMEDY, exempt=self.asked_for):
+                governed = remote.governed(self.settings.remote, remedy=_REMEDY, exempt=self.asked_for)
+                with governed, defaults.kept_from_other_stores():
                     yield
             finally:
                 state.restore(before)
@@ -191,8 +192,9 @@ class Environment:
         for name in _SET_ASIDE:
             os.environ.pop(name, None)
         os.environ.update(_SILENCED)
-        for name, value in _PATIENCE.items():
-            os.environ.setdefault(name, value)
+        if self.settings.tracking_uri or self.settings.registry_uri:
+            for name, value in _PATIENCE.items():
+                os.environ.setdefault(name, value)
         os.environ["MLFLOW_TRACKING_URI"] = self.tracking_uri
         os.environ["MLFLOW_REGISTRY_URI"] = self.registry_uri or self.tracking_uri
         if self.store_uri is not None:

@@ -6,8 +6,10 @@ Code that moves to another store finds MLflow's own defaults there.
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
@@ -17,6 +19,7 @@ from pytest_mlctx.services import internals
 
 _TRACKING, _REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
 _ID, _NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
+_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # where a child process keeps the artifacts of a new experiment
 
 
 class Defaults(NamedTuple):
@@ -25,11 +28,16 @@ class Defaults(NamedTuple):
     tracking_uri: str
     registry_uri: str
     experiment_id: str
+    artifact_root: str = ""
 
     def of_this_store_only(self) -> dict[str, str]:
         """The variables that hold on the tracking store alone; a registry elsewhere is in use everywhere."""
         found = {_ID: self.experiment_id}
-        return found | ({_REGISTRY: self.registry_uri} if self.registry_uri == self.tracking_uri else {})
+        if self.artifact_root:
+            found[_ROOT] = self.artifact_root
+        if self.registry_uri == self.tracking_uri:
+            found[_REGISTRY] = self.registry_uri
+        return found
 
 
 held: Defaults | None = None
@@ -58,7 +66,9 @@ def activate_experiment(experiment_id: str) -> None:
     import mlflow
 
     global held
-    held = Defaults(mlflow.get_tracking_uri(), mlflow.get_registry_uri(), experiment_id)
+    held = Defaults(
+        mlflow.get_tracking_uri(), mlflow.get_registry_uri(), experiment_id, os.environ.get(_ROOT, "")
+    )
     os.environ[_ID] = experiment_id
     tracking = _module("tracking._tracking_service.utils")
     if not isinstance(tracking.MLFLOW_TRACKING_URI, _WithFallback):
@@ -146,6 +156,32 @@ def _follow(ours: Defaults) -> None:
             del os.environ[name]
         elif not elsewhere and not (name == _ID and _NAME in os.environ):
             os.environ.setdefault(name, value)
+
+
+@contextmanager
+def kept_from_other_stores() -> Iterator[None]:
+    """Within the block a child process that is given another store is not given what holds on ours."""
+
+    def wrap(original: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(original)
+
+        def start(*arguments: Any, **named: Any) -> None:
+            call = signature.bind(*arguments, **named)
+            call.arguments["env"] = _for_child(call.arguments.get("env"))
+            original(*call.args, **call.kwargs)
+
+        return start
+
+    with internals.around(subprocess.Popen, "__init__", wrap):
+        yield
+
+
+def _for_child(environment: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    given = os.environ if environment is None else environment
+    if held is None or given.get(_TRACKING) == held.tracking_uri:
+        return environment
+    ours = held.of_this_store_only()
+    return {name: value for name, value in given.items() if name not in ours or value != ours[name]}
 
 
 def _is_elsewhere() -> bool:

@@ -161,7 +161,7 @@ class MlflowService(Service):
             for field, uri in stores.items():
                 if remote.reaches(uri) and not store.is_temporary(uri):
                     uris.ask(f"MlflowService.{field}", uri, self.experiment_name)
-            store.serve()
+            store.serve(*stores.values())
             defaults.track_to(self.tracking_uri, registry_uri)
             ours = store.store_of(self.tracking_uri)
             known = None if ours is None else ours.experiment_id(self.experiment_name)

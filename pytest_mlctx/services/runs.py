@@ -146,7 +146,7 @@ def opened_apart(store_uri: str, ask: Callable[[], None]) -> Iterator[Any]:
                 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
             import_module("mlflow")
             ask()
-            builders.serve()
+            builders.serve(store_uri)
             yield tracking_store(store_uri)
         finally:
             state.restore(before)

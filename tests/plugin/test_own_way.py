@@ -2,136 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
-SUITE = """
-    import os
-    import subprocess
-    import sys
-
-    import mlflow
-    import pytest
-
-
-    @pytest.fixture
-    def own(tmp_path):
-        mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/own.db")
-        yield mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(None)
-        mlflow.tracking.fluent._active_experiment_id = None
-        os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
-
-
-    def experiment_of(run):
-        return mlflow.get_experiment(run.info.experiment_id).name
-
-
-    def test_a_store_of_the_tests_own_has_the_default_experiment(own):
-        with mlflow.start_run() as run: pass
-        assert experiment_of(run) == "Default"
-        assert mlflow.search_runs(output_format="list")[0].info.run_id == run.info.run_id
-
-
-    def test_experiments_of_a_store_of_the_tests_own_are_not_hit_by_number(own):
-        client = mlflow.MlflowClient()
-        for name in ("one", "two", "three"):
-            client.create_experiment(name)
-        with mlflow.start_run() as run: pass
-        assert experiment_of(run) == "Default"
-
-
-    def test_the_registry_follows_the_tracking_store(own):
-        assert mlflow.get_registry_uri() == own
-        mlflow.MlflowClient().create_registered_model("mine")
-        assert [model.name for model in mlflow.MlflowClient(own).search_registered_models()] == ["mine"]
-
-
-    def test_an_experiment_that_the_test_sets_is_the_one(own):
-        mlflow.set_experiment("mine")
-        with mlflow.start_run() as run: pass
-        assert experiment_of(run) == "mine"
-
-
-    def test_a_child_process_finds_the_default_experiment_too(own, tmp_path):
-        code = "import mlflow; print(mlflow.start_run().info.experiment_id)"
-        child = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        assert mlflow.get_experiment(child.stdout.split()[-1]).name == "Default"
-
-
-    @pytest.fixture
-    def caplog(caplog):
-        "The recipe of loguru's documentation, from a thread."
-        from loguru import logger
-
-        key = logger.add(caplog.handler, format="{message}", level=0, enqueue=True)
-        yield caplog
-        try:
-            logger.remove(key)
-        except ValueError:
-            pass  # the code under test has removed all
-
-
-    def test_each_record_is_there_once(caplog):
-        from loguru import logger
-
-        logger.info("once")
-        logger.complete()
-        assert caplog.messages == ["once"]
-
-
-    def test_an_application_that_sets_up_logging(capsys):
-        from loguru import logger
-
-        logger.remove()
-        key = logger.add(lambda message: print(message, end=""), format="{message}")
-        logger.info("started")
-        logger.remove(key)
-        assert capsys.readouterr().out == "started\\n"
-        logger.add(sys.stderr)
-
-
-    def test_a_mock_of_plyer(monkeypatch):
-        from plyer import notification
-
-        told = []
-        monkeypatch.setattr("plyer.notification.notify", lambda **fields: told.append(fields))
-        notification.notify(title="title", message="message")
-        assert told == [{"title": "title", "message": "message"}]
-
-
-    def test_the_store_is_named_by_a_variable(tmp_path, monkeypatch):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/named.db")
-        with mlflow.start_run() as run: pass
-        assert experiment_of(run) == "Default"
-        assert mlflow.get_tracking_uri().endswith("named.db")
-
-
-    def test_the_experiment_is_named_by_a_variable(tmp_path, monkeypatch):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/named.db")
-        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by-name")
-        with mlflow.start_run() as run: pass
-        assert experiment_of(run) == "by-name"
-
-
-    def test_the_experiment_is_named_by_its_id(tmp_path, monkeypatch):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/named.db")
-        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.create_experiment("by-id"))
-        with mlflow.start_run() as run: pass
-        assert experiment_of(run) == "by-id"
-
-
-    def test_a_run_of_another_experiment_is_resumed_by_a_variable(monkeypatch, tmp_path):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/named.db")
-        client = mlflow.MlflowClient()
-        begun = client.create_run(client.create_experiment("other"))
-        monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
-        with mlflow.start_run() as run: pass
-        assert run.info.run_id == begun.info.run_id
-"""
 # Where no store is named these go to the service's own; without it they would write to the working folder.
 ON_THE_SERVICES_STORE = """
     import mlflow
@@ -189,8 +65,49 @@ ON_THE_SERVICES_STORE = """
         mlflow.set_tracking_uri(None)
         assert mlflow.get_tracking_uri() == mlflow_service.tracking_uri
 """
+SUITE = Path(__file__).with_name("own_way.py")
+LIMITS = Path(__file__).parents[2] / "docs" / "limits.md"
+
+
+class Limit(NamedTuple):
+    """What passes without the plugin and not with it."""
+
+    service: str
+    sentence: str
+    """Why, in the words of docs/limits.md."""
+    options: str = ""
+    """With which it passes."""
+
+
+SHORT_LIST = {
+    "test_an_application_counts_its_handlers": Limit("logger", "who counts loguru's handlers finds one more"),
+    "test_2_reads": Limit(
+        "mlflow", "reads what another logged wants `--mlctx-isolation=session`", "--mlctx-isolation=session"
+    ),
+    "test_the_experiment_is_the_default_one": Limit(
+        "mlflow", "`--mlctx-experiment=Default` is MLflow's own", "--mlctx-experiment=Default"
+    ),
+    "test_a_server_that_is_mocked": Limit(
+        "mlflow", "whose mocks answer for a server takes `--mlctx-remote=allow`", "--mlctx-remote=allow"
+    ),
+    "test_code_asks_whether_the_variable_is_set": Limit(
+        "mlflow", "is set is told yes", "-p without_variable"
+    ),
+    "test_dotenv_names_the_store": Limit("mlflow", "`load_dotenv` leaves alone", "-p without_variable"),
+    "test_a_child_process_has_the_store_of_its_folder": Limit(
+        "mlflow", "reads `./mlruns` or `mlflow.db` of its own folder", "-p without_variable"
+    ),
+    "test_the_working_folder_has_the_store": Limit("mlflow", "looks for `mlflow.db` or `mlruns`"),
+}
+# The remedy of docs/limits.md.
+WITHOUT_VARIABLE = """
+    import pytest
+
+    @pytest.fixture(autouse=True)
+    def without_variable(monkeypatch):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+"""
 REVERSED = "def pytest_collection_modifyitems(items): items.reverse()"
-AUTOUSE = "mlctx_autouse = logger alerts mlflow"
 
 
 @pytest.fixture
@@ -200,30 +117,57 @@ def session(pytester: pytest.Pytester, no_other_plugin: None, monkeypatch: pytes
     return pytester
 
 
+def failures(session: pytest.Pytester, *args: str) -> set[str]:
+    """The names of the tests that do not pass, of the suite as it is run with these arguments."""
+    session.makepyfile(test_it=SUITE.read_text())
+    result = session.runpytest_subprocess(
+        "--strict-markers", "-o", "markers=dear", "--junitxml=it.xml", *args
+    )
+    assert result.ret in (0, 1)
+    cases = [*ElementTree.parse("it.xml").iter("testcase")]
+    assert len(cases) > 90 or "-k" in args
+    return {case.attrib["name"] for case in cases if {child.tag for child in case} & {"failure", "error"}}
+
+
 @pytest.mark.parametrize(
-    ("ini", "conftest", "args"),
+    ("services", "order", "args"),
     [
-        pytest.param("", "", ["-p", "no:mlctx"], marks=pytest.mark.slow),
-        pytest.param("", "", [], marks=pytest.mark.slow),
-        (AUTOUSE, "", []),
-        pytest.param(
-            AUTOUSE + "\nmlctx_leaks = error",
-            REVERSED,
-            ["-k", "not application"],  # that one leaves handlers
-            marks=pytest.mark.slow,
-        ),
-        (AUTOUSE, "", ["-p", "xdist", "-n2"]),
+        pytest.param("", "", "-p no:mlctx", marks=pytest.mark.slow, id="without"),
+        pytest.param("", "", "", marks=pytest.mark.slow, id="unused"),
+        pytest.param("logger", "", "--mlctx-stores=template", marks=pytest.mark.slow, id="logger"),
+        pytest.param("alerts", "", "--mlctx-stores=template", marks=pytest.mark.slow, id="alerts"),
+        pytest.param("mlflow", "", "", marks=pytest.mark.slow, id="mlflow"),
+        pytest.param("logger alerts mlflow", "", "", marks=pytest.mark.slow, id="all"),
+        pytest.param("logger alerts mlflow", REVERSED, "", marks=pytest.mark.slow, id="reversed"),
+        pytest.param("logger alerts mlflow", "", "-p xdist -n2", marks=pytest.mark.slow, id="workers"),
+        pytest.param("logger alerts mlflow", "", "-m not_dear", id="sample"),
     ],
-    ids=["without", "unused", "in force", "reversed and judged", "workers"],
 )
 def test_what_passes_without_passes_with(
-    session: pytest.Pytester, ini: str, conftest: str, args: list[str]
+    session: pytest.Pytester, services: str, order: str, args: str
 ) -> None:
-    session.makeini(f"[pytest]\n{ini}\n")
-    session.makepyfile(SUITE)
-    session.makeconftest(conftest)
-    tests = len(re.findall("def test_", SUITE)) - ("-k" in args)
-    session.runpytest_subprocess(*args).assert_outcomes(passed=tests, deselected="-k" in args)
+    session.makeini(f"[pytest]\nmlctx_autouse = {services}\n" if services else "[pytest]\n")
+    session.makeconftest(order)
+    known = {name for name, limit in SHORT_LIST.items() if limit.service in services.split()}
+    sample = {name for name in known if "child" not in name}
+    found = failures(session, *(each.replace("not_dear", "not dear") for each in args.split()))
+    assert found == (sample if "dear" in args else known)
+
+
+@pytest.mark.parametrize("options", sorted({limit.options for limit in SHORT_LIST.values()} - {""}))
+@pytest.mark.slow
+def test_what_isolation_takes_away_an_option_gives_back(session: pytest.Pytester, options: str) -> None:
+    session.makeini("[pytest]\nmlctx_autouse = logger alerts mlflow\n")
+    session.makepyfile(without_variable=WITHOUT_VARIABLE)
+    session.syspathinsert()
+    given = [name for name, limit in SHORT_LIST.items() if limit.options == options]
+    more = ["TestOneAfterTheOther"] if "test_2_reads" in given else given
+    assert failures(session, *options.split(), "-k", " or ".join(more)) == set()
+
+
+def test_each_limit_has_its_sentence() -> None:
+    text = " ".join(LIMITS.read_text().split())
+    assert [limit.sentence for limit in SHORT_LIST.values() if limit.sentence not in text] == []
 
 
 def test_what_a_test_sets_itself_is_followed_on_the_services_store(

@@ -26,7 +26,7 @@ def _core() -> Any:
 
 def handlers() -> set[int]:
     """The ids of the handlers in force."""
-    return {*_core().handlers} - {_PINNED}
+    return {key for key, handler in _core().handlers.items() if not _is_pinned(handler)}
 
 
 def default_handlers() -> tuple[int, ...]:
@@ -67,23 +67,34 @@ def _revive(handler: Any, levels: Iterable[str]) -> None:
 
 
 def _put_handlers(core: Any, handlers: Mapping[int, Any]) -> None:
+    for handler in [handler for handler in core.handlers.values() if _is_pinned(handler)]:
+        if handlers.get(handler._id, handler) is not handler:  # the default one comes back beside it
+            handler._id = handler._error_interceptor._handler_id = _BEFORE_ALL
+            handlers = {**handlers, _BEFORE_ALL: handler}
     core.handlers = dict(sorted(handlers.items()))
     core.min_level = min((handler.levelno for handler in handlers.values()), default=float("inf"))
 
 
-_PINNED: Final = -1
+_DEFAULT_ID, _BEFORE_ALL = 0, -1
+
+
+def _is_pinned(handler: Any) -> bool:
+    return hasattr(handler, "mlctx_pinned")
 
 
 def pin(key: int) -> Callable[[], None]:
     """Put a handler before all others and keep it, whatever removes it; what is returned takes it away.
 
-    The state does not know it: it is not captured, restored or named.
+    The state does not know it: it is not captured, restored or named. Where the default handler is set aside
+    it has that one's id, for applications that begin with ``logger.remove(0)``.
     """
     core = _core()
 
     class Pinned(type(core.handlers[key])):  # type: ignore[misc]  # loguru's class, without types
+        mlctx_pinned = True
+
         def stop(self) -> None:
-            core.handlers[_PINNED] = self  # the very dictionary that `remove` goes on with
+            core.handlers[self._id] = self  # the very dictionary that `remove` goes on with
             core.min_level = min(core.min_level, self.levelno)
 
         def __deepcopy__(self, memo: object) -> Pinned:
@@ -96,8 +107,9 @@ def pin(key: int) -> Callable[[], None]:
         handlers = dict(core.handlers)
         handler = handlers.pop(key)
         handler.__class__ = Pinned
-        handler._id = handler._error_interceptor._handler_id = _PINNED
-        core.handlers = {_PINNED: handler, **handlers}
+        place = _BEFORE_ALL if _DEFAULT_ID in handlers or not default_handlers() else _DEFAULT_ID
+        handler._id = handler._error_interceptor._handler_id = place
+        core.handlers = {place: handler, **handlers}
 
     def unpin() -> None:
         with core.lock:
@@ -126,7 +138,7 @@ class Handler(Kind):
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The handlers in force."""
-        return [(key, handler) for key, handler in _core().handlers.items() if key != _PINNED]
+        return [(key, handler) for key, handler in _core().handlers.items() if not _is_pinned(handler)]
 
     def undo_all(self, changes: list[Change], failures: list[Exception]) -> None:
         """Revive before anything is stopped: a record of another thread is rather written twice than lost."""

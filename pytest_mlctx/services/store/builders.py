@@ -5,22 +5,26 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from pytest_mlctx.services import internals, registries
 from pytest_mlctx.services.store import engines, initialization, paths, temporary
 
+_named: set[Path] = set()
 _FIRST_OPEN = 0x6D6C637478  # of PostgreSQL's advisory locks: "mlctx"
 
 
-def serve() -> None:
-    """Build the SQL stores of MLflow's tracking and model registries from now on; again does nothing.
+def serve(*named: str) -> None:
+    """Build the SQL stores of MLflow's tracking and model registries from now on.
 
-    SQLite: artifacts of new experiments lie in ``mlartifacts/`` beside the database file, a missing or empty
+    SQLite: artifacts of new experiments lie in ``mlartifacts/`` beside the database file, or where MLflow has
+    them if code that works in that folder opens it and it is not one of those ``named``; a missing or empty
     file is filled from the template, and every connection waits 60 s for a lock. A store of ours also forgoes
     fsync and the check of its schema. PostgreSQL: of processes that find an empty database one makes MLflow's
     tables. Undone by giving the registries their builders back.
     """
+    _named.update(path for uri in named if uri.startswith("sqlite") and (path := paths.database(uri)))
     for registry in registries.both():
         for scheme, serving in (("sqlite", _serving_sqlite), ("postgresql", _serving_postgresql)):
             build = registry._registry.get(scheme)
@@ -41,9 +45,9 @@ def _serving_sqlite(build: Callable[..., Any]) -> Callable[..., Any]:
     def builder(store_uri: str, **arguments: Any) -> Any:
         path = paths.database(store_uri)
         own = None if path is None else temporary.store_at(path)
-        if path is not None and own is None:
-            initialization.fill(path)
-        root = None if path is None else own.artifacts if own else paths.artifacts_beside(path)
+        root = None if path is None else own.artifacts if own else _artifacts(path)
+        if path is not None and root is not None and own is None:
+            initialization.fill(path, root)
         if root is not None and arguments.get("artifact_uri", "not asked for") is None:
             arguments["artifact_uri"] = paths.artifact_uri(root)
         fast = () if own is None else ("synchronous = OFF",)
@@ -59,6 +63,13 @@ def _serving_sqlite(build: Callable[..., Any]) -> Callable[..., Any]:
 
     builder.mlctx_serves = True  # type: ignore[attr-defined]
     return builder
+
+
+def _artifacts(path: Path) -> Path:
+    """Where those of new experiments lie: beside the file; where code works beside it MLflow says how."""
+    if path.parent != Path.cwd() or path in _named:
+        return paths.artifacts_beside(path)
+    return path.parent / "mlruns"
 
 
 def _serving_postgresql(build: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,11 +15,11 @@ from pytest_mlctx.services.store.savepoint import Savepoint, transaction
 _TIMEOUT = 60.0  # seconds to wait for another process that fills the same file
 
 
-def fill(path: Path) -> None:
+def fill(path: Path, artifacts: Path | None = None) -> None:
     """Make a missing or empty SQLite file an empty MLflow store, in one transaction; leave any other alone.
 
-    Right for several processes at once, and after one was killed: SQLite's own locks and journal see to
-    it. Journal mode and fsync stay as the file has them.
+    Its artifacts lie beside it where no folder is given. Right for several processes at once, and after one
+    was killed: SQLite's own locks and journal see to it. Journal mode and fsync stay as the file has them.
 
     Raises:
         OSError: the folder can't be made.
@@ -34,7 +34,7 @@ def fill(path: Path) -> None:
 
     def place_default(connection: sqlite3.Connection) -> None:
         experiments.date_default(connection)
-        experiments.locate_default(connection, paths.artifacts_beside(path))
+        experiments.locate_default(connection, artifacts or paths.artifacts_beside(path))
 
     _put(content, path, place_default)
 
