@@ -1,4 +1,4 @@
-"""Migrated SQLite stores: built once, copied, restored to a snapshot, opened with settings of our own."""
+"""Migrated SQLite stores: built once, copied, taken back to a savepoint, opened with settings of our own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differences of rows between two snapshots of a store, and a snapshot with such differences applied."""
+"""Differences of rows between two savepoints of a store, and a savepoint with such differences applied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots of a SQLite store: its schema and rows in memory, and restoring them."""
+"""Savepoints of a SQLite store: its schema and rows at a moment, in memory, and restoring them."""
 
 from __future__ import annotations
 

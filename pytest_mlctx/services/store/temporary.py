@@ -1,4 +1,4 @@
-"""A temporary store: a copy of the template without fsync, restored to a snapshot in a millisecond."""
+"""A temporary store: a copy of the template without fsync, taken back to a savepoint in a millisecond."""
 
 from __future__ import annotations
 
