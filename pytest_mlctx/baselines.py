@@ -204,18 +204,17 @@ class Baselines:
 
     def _read(self, asked: _Asked, metric: str) -> tuple[list[Past], list[Past]]:
         """The history, and what was pinned; that of a key begins with what the test had without it."""
-        from pytest_mlctx.services import ServiceError, deadline
-        from pytest_mlctx.services.records import history_name
+        from pytest_mlctx.services import ServiceError, deadline, history
 
         if self._why_not:
             pytest.fail(self._why_not, pytrace=False)
         try:
             for each in dict.fromkeys((asked.name, asked.nodeid)):
-                of_test = history_name(each), self._session, self._branch
-                history = _pasts(self._records().history(*of_test, asked.runs), metric)
-                pinned = _pasts(self._records().anchored(*of_test), metric)
-                if history or pinned:
-                    return history, pinned
+                of_test = history.name_of(each), self._session, self._branch
+                earlier = _pasts(self._records().history.of(*of_test, asked.runs), metric)
+                pinned = _pasts(self._records().history.anchored(*of_test), metric)
+                if earlier or pinned:
+                    return earlier, pinned
             return [], []
         except ServiceError as error:
             why = str(error)

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pytest_mlctx.services import deadline, secrets, uris
+from pytest_mlctx.services import deadline, history, secrets, uris
 from pytest_mlctx.services.errors import ServiceError
 from pytest_mlctx.services.runs import opened_apart
 
@@ -27,12 +27,7 @@ _LONGEST_VALUE = 5000  # characters of a tag or parameter: MLflow takes 6000 and
 _LONGEST_KEY = 250  # characters (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
 _MOST_AT_ONCE = {"metrics": 1000, "params": 100}  # of one request (mlflow.utils.validation)
 _ABANDONED = 24 * 3600.0  # seconds after which a session of another machine is taken for dead
-_OWN = 10  # records of this session itself, which a search may find too
-_PAGE, _MOST_PAGES = 1000, 10
-# Of a record that passed, by its test, and by its test and branch: a search for one tag is quick.
-_HISTORY, _HISTORY_ON_BRANCH = "mlctx.history", "mlctx.history_on_branch"
-_ANCHOR, _BRANCH = "mlctx.anchor", "mlflow.source.git.branch"
-_RECORD, _PROCESS, _SESSION = "mlctx.record", "mlctx.process", "mlctx.session"
+_PROCESS = "mlctx.process"
 # MLflow's own tags of tests (mlflow.pytest), which its UI knows.
 _TYPE, _TEST, _OF_SESSION = "mlflow.runType", "mlflow.test.name", "mlflow.test.session_id"
 
@@ -70,6 +65,7 @@ class Records:
         uri: of the store.
         experiment_id: of the experiment, made where there was none.
         session_run: the id of the session's run, once there is a record.
+        history: records of earlier sessions.
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
@@ -80,8 +76,6 @@ class Records:
         """
         self.uri = uri
         self.session_run: str | None = None
-        self._read: dict[str | None, list[Any]] = {}  # of a server, by branch
-        self._pinned: dict[str | None, list[Any]] = {}
         self._is_file = bool(uris.files(uri))
         with (
             _told(uri),
@@ -90,6 +84,7 @@ class Records:
             self._store = own
             self.experiment_id: str = self._asked(lambda: self._experiment(experiment))
             self._asked(self._end_abandoned)
+        self.history: history.History = history.History(own, self.experiment_id, uri, self._asked)
 
     def _asked(self, question: Callable[[], T]) -> T:
         """The answer, of a server in seconds: MLflow would try one that is away for minutes."""
@@ -122,7 +117,12 @@ class Records:
 
     def begin(self, name: str, session: str, began: float, tags: Mapping[str, str]) -> None:
         """Open the run of the session, below which its records go."""
-        own = {_RECORD: "session", _SESSION: session, _OF_SESSION: session, _PROCESS: _this_process()}
+        own = {
+            history.RECORD: "session",
+            history.SESSION: session,
+            _OF_SESSION: session,
+            _PROCESS: _this_process(),
+        }
         self.session_run = self._asked(lambda: self._created(name, began, {**tags, **own}))
 
     def end(self, status: str, metrics: Mapping[str, float]) -> None:
@@ -137,15 +137,14 @@ class Records:
 
     def _written(self, record: Record, kind: str, parent: str | None) -> str:
         own = {
-            _RECORD: kind,
-            _SESSION: record.session,
+            history.RECORD: kind,
+            history.SESSION: record.session,
             _OF_SESSION: record.session,
             "mlctx.nodeid": record.nodeid,
             _TEST: record.nodeid,
         }
         if kind == "test" and record.tags.get("mlctx.outcome") == "passed":
-            name = history_name(record.key or record.nodeid)
-            own |= {_HISTORY: name, _HISTORY_ON_BRANCH: _on_branch(name, record.tags.get(_BRANCH, ""))}
+            own |= history.tags(record.key or record.nodeid, record.tags.get(history.BRANCH, ""))
         if parent is not None:
             own["mlflow.parentRunId"] = parent
         run_id = self._created(record.name, record.started, {**record.tags, **own})
@@ -203,70 +202,20 @@ class Records:
         """End what sessions left open that were killed; they leave nothing else."""
         from mlflow.entities import ViewType
 
-        wanted = f"tags.`{_RECORD}` = 'session' AND attributes.status = 'RUNNING'"
+        wanted = f"tags.`{history.RECORD}` = 'session' AND attributes.status = 'RUNNING'"
         for run in self._store.search_runs([self.experiment_id], wanted, ViewType.ACTIVE_ONLY, 100):
             if _is_gone(run.data.tags.get(_PROCESS, ""), run.info.start_time / 1000):
-                session = run.data.tags.get(_SESSION, "").replace("'", "")
-                below = f"tags.`{_SESSION}` = '{session}' AND attributes.status = 'RUNNING'"
+                session = run.data.tags.get(history.SESSION, "").replace("'", "")
+                below = f"tags.`{history.SESSION}` = '{session}' AND attributes.status = 'RUNNING'"
                 found = self._store.search_runs([self.experiment_id], below, ViewType.ACTIVE_ONLY, 1000)
                 for left in found:
                     self._completed(left.info.run_id, time.time(), "KILLED", {}, {})
-
-    def history(self, name: str, session: str, branch: str | None, at_most: int) -> list[Any]:
-        """Records that passed (``mlflow.entities.Run``) of earlier sessions, newest first.
-
-        Args:
-            name: `history_name` of the test.
-            session: the id of this session, whose own records are no history.
-            branch: of the records; None for any.
-            at_most: how many.
-        """
-        if uris.is_server(self.uri):  # in few requests for all tests, and not in one for each
-            if branch not in self._read:
-                self._read[branch] = self._asked(lambda: self._pages(_that_passed(branch)))
-            found = [run for run in self._read[branch] if run.data.tags.get(_HISTORY) == name]
-        else:
-            tag, value = _HISTORY, name
-            if branch is not None:
-                tag, value = _HISTORY_ON_BRANCH, _on_branch(name, branch)
-            wanted = f"tags.`{tag}` = '{value}'"
-            found = self._asked(lambda: self._search(wanted, at_most + _OWN))
-        return [run for run in found if run.data.tags.get(_SESSION) != session][:at_most]
-
-    def anchored(self, name: str, session: str, branch: str | None) -> list[Any]:
-        """The records of the test in the newest session that was pinned."""
-        if branch not in self._pinned:
-            wanted = f"tags.`{_RECORD}` = 'session' AND tags.`{_ANCHOR}` = 'true'{_on(branch)}"
-            found = self._asked(lambda: self._search(wanted, 2))
-            others = [run.data.tags[_SESSION] for run in found if run.data.tags.get(_SESSION) != session]
-            self._pinned[branch] = self._of_session(others[0]) if others else []
-        return [run for run in self._pinned[branch] if run.data.tags.get(_HISTORY) == name]
-
-    def _of_session(self, session: str) -> list[Any]:
-        wanted = f"{_that_passed(None)} AND tags.`{_SESSION}` = '{session}'"
-        return self._asked(lambda: self._pages(wanted))
-
-    def _search(self, wanted: str, at_most: int, token: str | None = None) -> Any:
-        from mlflow.entities import ViewType
-
-        return self._store.search_runs(
-            [self.experiment_id], wanted, ViewType.ACTIVE_ONLY, at_most, ["attributes.start_time DESC"], token
-        )
-
-    def _pages(self, wanted: str) -> list[Any]:
-        found = page = self._search(wanted, _PAGE)
-        for _ in range(_MOST_PAGES - 1):
-            if not page.token:
-                break
-            page = self._search(wanted, _PAGE, page.token)
-            found = [*found, *page]
-        return [*found]
 
     def pin(self) -> None:
         """Make the records of this session the anchor of later ones."""
         run_id = self.session_run
         if run_id is not None:
-            self._asked(lambda: self._store.set_tag(run_id, _entity("RunTag", _ANCHOR, "true")))
+            self._asked(lambda: self._store.set_tag(run_id, _entity("RunTag", history.ANCHOR, "true")))
 
     def address(self, run_id: str | None = None) -> str | None:
         """Where MLflow's UI shows a run, or the session's; None where the store is no server."""
@@ -287,26 +236,6 @@ def _told(uri: str) -> Iterator[None]:
     except Exception as error:
         told = incompatibility(error) or f"{secrets.redact(uri)!r} cannot be used ({deadline.reason(error)})"
         raise ServiceError(told) from None
-
-
-def history_name(nodeid: str) -> str:
-    """What the records of a test, or of a key that outlives its name, are found by: short, in no quotes."""
-    return hashlib.sha256(nodeid.encode("utf-8", "backslashreplace")).hexdigest()[:16]
-
-
-def _on_branch(name: str, branch: str) -> str:
-    return history_name(f"{name} {branch}")
-
-
-def _that_passed(branch: str | None) -> str:
-    return f"tags.`{_RECORD}` = 'test' AND tags.`mlctx.outcome` = 'passed'{_on(branch)}"
-
-
-def _on(branch: str | None) -> str:
-    if branch is None:
-        return ""
-    quote = '"' if "'" in branch else "'"
-    return f" AND tags.`{_BRANCH}` = {quote}{branch}{quote}"
 
 
 def storable(text: str, longest: int = _LONGEST_VALUE) -> str:

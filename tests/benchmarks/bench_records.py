@@ -60,7 +60,8 @@ def bench_300_recorded_tests(measure: Any, tmp_path: Path, turn: int, way: str) 
 
 @pytest.mark.parametrize("way", ["all of them read", "ours"])
 def bench_a_gate_on_10_000_records(measure: Any, tmp_path: Path, way: str) -> None:
-    from pytest_mlctx.services.records import Record, Records, history_name
+    from pytest_mlctx.services import history
+    from pytest_mlctx.services.records import Record, Records
 
     records = Records(f"sqlite:///{tmp_path}/tests.db", "bench")
     now = time.time()
@@ -69,7 +70,7 @@ def bench_a_gate_on_10_000_records(measure: Any, tmp_path: Path, way: str) -> No
     multiply(tmp_path / "tests.db", records.write(first), sessions=20, tests=500)
 
     def gate() -> None:
-        assert len(records.history(history_name("test-7"), "now", None, 5)) == 5
+        assert len(records.history.of(history.name_of("test-7"), "now", None, 5)) == 5
 
     def every() -> None:
         import mlflow
@@ -85,7 +86,7 @@ def bench_a_gate_on_10_000_records(measure: Any, tmp_path: Path, way: str) -> No
 
 def multiply(path: Path, run_id: str, sessions: int, tests: int) -> None:
     """Copy one record for so many tests in so many sessions, as rows."""
-    from pytest_mlctx.services.records import history_name
+    from pytest_mlctx.services import history
 
     with closing(sqlite3.connect(path)) as store, store:
         for table in ("runs", "tags", "metrics", "latest_metrics"):
@@ -99,7 +100,7 @@ def multiply(path: Path, run_id: str, sessions: int, tests: int) -> None:
                     store.execute(f"UPDATE one_{table} SET run_uuid = ?", (copy,))
                 store.execute("UPDATE one_runs SET start_time = start_time + 1")
                 for key, value in (
-                    ("mlctx.history", history_name(f"test-{test}")),
+                    ("mlctx.history", history.name_of(f"test-{test}")),
                     ("mlctx.session", f"session-{session_number}"),
                 ):
                     store.execute("UPDATE one_tags SET value = ? WHERE key = ?", (value, key))
