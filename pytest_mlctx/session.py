@@ -16,11 +16,12 @@ from pytest_mlctx import fixture_registry, options, workers
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no service pays for none
+    from pytest_mlctx.artifacts import Artifacts
     from pytest_mlctx.baselines import Baselines
     from pytest_mlctx.environment import Environment
     from pytest_mlctx.failure_sections import FailureSections
     from pytest_mlctx.guard import Guard
-    from pytest_mlctx.isolation import Artifacts, Sandbox
+    from pytest_mlctx.isolation import Sandbox
     from pytest_mlctx.late_threads import LateThreads
     from pytest_mlctx.lifecycle import Lifecycle
     from pytest_mlctx.mlflow_tests import MlflowTests
@@ -303,7 +304,7 @@ class Session:
     @cached_property
     def artifacts(self) -> Artifacts:
         """The folders for the artifacts of each test."""
-        from pytest_mlctx.isolation import Artifacts
+        from pytest_mlctx.artifacts import Artifacts
 
         return Artifacts(self._config, self.environment.folder / "artifacts")
 
