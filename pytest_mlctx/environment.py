@@ -195,6 +195,8 @@ class Environment:
         if self.settings.tracking_uri or self.settings.registry_uri:
             for name, value in _PATIENCE.items():
                 os.environ.setdefault(name, value)
+        # Where a test has finished a trace, it is there. In the user's store the user's own choice holds.
+        os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
         os.environ["MLFLOW_TRACKING_URI"] = self.tracking_uri
         os.environ["MLFLOW_REGISTRY_URI"] = self.registry_uri or self.tracking_uri
         if self.store_uri is not None:

@@ -43,8 +43,6 @@ class Traces(Room):
         self._guard, self._late_threads, self._tracking = guard, late_threads, tracking
         self._of_fixtures = 0  # of higher scope, which are in the middle of their setup
         self._authors: dict[str, _Author] = {}  # of the traces that the test has begun, by their ids
-        self._kept = ""  # the URI of a store that stays, where one of them goes to it
-        self._provider: object = None  # MLflow's, before the test
         self.outbox: list[Trace] = []
 
     @contextmanager
@@ -58,15 +56,13 @@ class Traces(Room):
     def _begun(self, info: Any) -> Callable[[Any], None] | None:
         import mlflow
 
-        from pytest_mlctx.services import mlflow_tests, store
+        from pytest_mlctx.services import mlflow_tests
 
         try:
             self._late_threads.check()
         except RuntimeError:  # of a test before
             return None
-        uri = mlflow.get_tracking_uri()
-        self._kept = self._kept if store.is_temporary(uri) else uri
-        own = {**self._tracking.trace_tags(uri), **mlflow_tests.tags()}
+        own = {**self._tracking.trace_tags(mlflow.get_tracking_uri()), **mlflow_tests.tags()}
         info.tags.update({key: value for key, value in own.items() if key not in info.tags})
         if self._of_fixtures:
             return None
@@ -77,27 +73,14 @@ class Traces(Room):
 
     def before_setup(self, item: pytest.Item) -> None:
         """Begin a test, or another attempt at it."""
-        from pytest_mlctx.services.state import mlflow_tracing
-
-        self.outbox, self._authors, self._kept = [], {}, ""
-        self._provider = mlflow_tracing.Provider().current()
+        self.outbox, self._authors = [], {}
 
     def after_teardown(self, item: pytest.Item, *, failed: bool) -> None:
-        """Close and name what the test has left open; what it has finished is in a store that stays."""
-        from pytest_mlctx.services import deadline, uris
+        """Close what the test has left open in other threads, or in no context, and name it."""
         from pytest_mlctx.services.state import mlflow_tracing
 
-        if self._authors:
-            self._close_left_open()
-        if self._kept:
-            with suppress(deadline.DeadlineError):  # a server that is gone: MLflow itself tells that
-                local = uris.scheme(self._kept) in ("sqlite", "file", "")
-                mlflow_tracing.flush(self._provider, remote=not local)
-
-    def _close_left_open(self) -> None:
-        """Those of other threads, and of no context."""
-        from pytest_mlctx.services.state import mlflow_tracing
-
+        if not self._authors:
+            return
         left = self._left_open()
         patient_until = time.monotonic() + _GRACE
         while any(author.thread.is_alive() for _, author in left if not _is_here(author)):
@@ -131,7 +114,6 @@ class Traces(Room):
     @contextmanager
     def during_setup_of_shared(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
         """The traces of a fixture of higher scope are no test's; it leaves them written."""
-        from pytest_mlctx.services.state import mlflow_tracing
         from pytest_mlctx.services.store import pending
 
         self._of_fixtures += 1
@@ -140,7 +122,6 @@ class Traces(Room):
         finally:
             self._of_fixtures -= 1
             pending.flush_all()
-            self._provider = mlflow_tracing.Provider().current()  # which goes on after the test
 
 
 def _is_here(author: _Author) -> bool:

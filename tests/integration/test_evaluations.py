@@ -451,6 +451,7 @@ def traces(mlflow_traces):
     assert stored() == mlflow_traces == []
     yield mlflow_traces
     assert sorted(t.info.trace_id for t in stored()) == sorted(t.info.trace_id for t in mlflow_traces)
+    assert all(t.info.tags["team"] == "nlp" for t in [*stored(), *mlflow_traces])
 
 def test_off(traces):
     assert both() == ("Paris", "Paris")
@@ -491,4 +492,5 @@ def test_autologging_of_a_client_does_not_reach_the_next_test(pytester: pytest.P
     module = {"langchain": "langchain_core"}.get(flavor, flavor)
     pytest.importorskip(module)
     source = ASKING.replace("MODULE", f"import {module}").replace("CLIENT", CLIENTS[flavor])
-    session(pytester, source.replace("FLAVOR", flavor)).assert_outcomes(passed=7)
+    result = session(pytester, source.replace("FLAVOR", flavor), "--mlctx-tag=team=nlp")
+    result.assert_outcomes(passed=7)

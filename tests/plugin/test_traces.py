@@ -88,6 +88,53 @@ def test_the_traces_of_a_test_are_in_its_outbox(pytester: pytest.Pytester) -> No
     result.assert_outcomes(passed=8)
 
 
+def test_traces_carry_the_tags_of_their_test(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+    def test_one(mlflow_traces):
+        agent("a")
+        thread = threading.Thread(target=agent, args=("b",)); thread.start(); thread.join()
+        with mlflow.start_span("own"):
+            mlflow.update_current_trace(tags={"team": "mine"})
+        for trace in mlflow_traces:
+            assert trace.info.tags["mlctx.nodeid"] == "test_it.py::test_one"
+            assert trace.info.tags["mlctx.session"]
+        assert [trace.info.tags["team"] for trace in mlflow_traces] == ["nlp", "nlp", "mine"]
+        """,
+        "--mlctx-tag=team=nlp",
+        "--mlctx-tracking-uri=sqlite:///kept.db",
+    )
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("chosen", ["", "true"])
+def test_beside_a_store_that_was_named(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", raising=False)
+    if chosen:
+        monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", chosen)
+    result = run(
+        pytester,
+        f"""
+    def test_in_it(mlflow_traces):
+        agent("a")
+        if {bool(chosen)}: mlflow.flush_trace_async_logging()
+        (trace,) = mlflow_traces
+        assert len(mlflow.search_traces(return_type="list")) == 1
+
+    @pytest.mark.skipif({bool(chosen)}, reason="MLflow's own way was chosen")
+    def test_in_a_sandbox(mlflow_sandbox, mlflow_traces):
+        agent("b")
+        (trace,) = mlflow_traces
+        assert len(mlflow.search_traces(return_type="list")) == 1
+        """,
+        "--mlctx-tracking-uri=sqlite:///kept.db",
+    )
+    result.assert_outcomes(passed=1 if chosen else 2, skipped=1 if chosen else 0)
+
+
 def test_threads_and_tasks(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,

@@ -12,7 +12,6 @@ from pytest_mlctx.services.state.kinds import ABSENT, Attribute, ContextVariable
 _PROVIDER = "mlflow.tracing.provider"
 _FLUENT = "mlflow.tracing.fluent"
 _DEADLINE = 3.0  # seconds for the traces of a provider that is put away to be exported
-_PATIENCE = 60.0  # seconds for those of a test to be written on this machine
 
 
 class Provider(Kind):
@@ -45,11 +44,6 @@ class Provider(Kind):
         key = (enabled, *(id(value) for value in values))
         return (("", Held(key, (enabled, values, _batching(values[0])))),)
 
-    def current(self) -> Any | None:
-        """The provider itself."""
-        slots = self._slots()
-        return getattr(*slots[0]) if slots else None
-
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Export what the provider of now holds, and put back the very one before."""
         retire = getattr(
@@ -79,13 +73,6 @@ def _batching(provider: Any) -> bool:
     """Whether a thread exports the provider's traces."""
     processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
     return any(getattr(processor, "_batch_delegate", None) is not None for processor in processors)
-
-
-def flush(known: Any | None, *, remote: bool) -> None:
-    """Write what MLflow's threads hold, but for a new provider's: putting back the known one does that."""
-    current = Provider().current()
-    if current is not None and (current is known or not _batching(current)):
-        within(_DEADLINE if remote else _PATIENCE, sys.modules["mlflow"].flush_trace_async_logging)
 
 
 class OpenSpan(Kind):
