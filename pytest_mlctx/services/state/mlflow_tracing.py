@@ -31,7 +31,8 @@ class Provider(Kind):
                 getattr(wrapper, name, None)
                 for name in ("_isolated_tracer_provider_once", "_global_provider_init_once")
             ]
-        slots += [(once, name) for once in onces for name in ("_done", "done") if hasattr(once, name)]
+        # MLflow 3.18 has both, the second for reading only.
+        slots += [(once, "_done" if hasattr(once, "_done") else "done") for once in onces]
         return [(owner, name) for owner, name in slots if hasattr(owner, name)]
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
