@@ -20,10 +20,11 @@ import pytest
 from pytest_mlctx.services import store
 
 _MLFLOW = """
-import socket, sys
+import os, socket, sys
 import mlflow
 listening = socket.create_server(("127.0.0.1", 0))
 print(listening.getsockname()[1], flush=True)
+os.dup2(2, 1)  # nobody reads more, and a pipe that is full would stop the server
 if int(mlflow.__version__.partition(".")[0]) >= 3:
     import uvicorn
     from mlflow.server.fastapi_app import app
