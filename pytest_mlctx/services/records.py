@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import getpass
 import hashlib
+import math
 import os
 import re
 import socket
@@ -27,6 +28,7 @@ _LONGEST_VALUE = 5000  # characters of a tag or parameter: MLflow takes 6000 and
 _LONGEST_KEY = 250  # characters (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
 _MOST_AT_ONCE = {"metrics": 1000, "params": 100}  # of one request (mlflow.utils.validation)
 _ABANDONED = 24 * 3600.0  # seconds after which a session of another machine is taken for dead
+_BUSY = 20.0  # seconds that a store has for a record: it has answered before, and others may be at it
 _PROCESS = "mlctx.process"
 # MLflow's own tags of tests (mlflow.pytest), which its UI knows.
 _TYPE, _TEST, _OF_SESSION = "mlflow.runType", "mlflow.test.name", "mlflow.test.session_id"
@@ -86,15 +88,17 @@ class Records:
             self._asked(self._end_abandoned)
         self.history: history.History = history.History(own, self.experiment_id, uri, self._asked)
 
-    def _asked(self, question: Callable[[], T]) -> T:
+    def _asked(self, question: Callable[[], T], seconds: float | None = None) -> T:
         """The answer, of a server in seconds: MLflow would try one that is away for minutes."""
         if self._is_file:
             return question()
-        patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+        seconds = seconds or uris.DEADLINE
+        timeout = str(math.ceil(seconds))
+        patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": timeout}
         before = {name: os.environ.get(name) for name in patience}
         os.environ.update(patience)
         try:
-            return deadline.within(uris.DEADLINE, question)
+            return deadline.within(seconds, question)
         finally:
             for name, value in before.items():
                 if value is None:
@@ -123,17 +127,17 @@ class Records:
             _OF_SESSION: session,
             _PROCESS: _this_process(),
         }
-        self.session_run = self._asked(lambda: self._created(name, began, {**tags, **own}))
+        self.session_run = self._asked(lambda: self._created(name, began, {**tags, **own}), _BUSY)
 
     def end(self, status: str, metrics: Mapping[str, float]) -> None:
         """End the run of the session."""
         run_id = self.session_run
         if run_id is not None:
-            self._asked(lambda: self._completed(run_id, time.time(), status, {}, metrics))
+            self._asked(lambda: self._completed(run_id, time.time(), status, {}, metrics), _BUSY)
 
     def write(self, record: Record) -> str:
         """Write one record whole; the id of its run."""
-        return self._asked(lambda: self._written(record, "test", self.session_run))
+        return self._asked(lambda: self._written(record, "test", self.session_run), _BUSY)
 
     def _written(self, record: Record, kind: str, parent: str | None) -> str:
         own = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -106,17 +107,11 @@ def opened(uri: str) -> tuple[Any, Any]:
 
 
 def _builder(original: Any, place: int) -> Any:
-    # MLflow passes what the signature names, and its two registries pass different second arguments.
-    def build(store_uri: str, artifact_uri: str | None = None, tracking_uri: str | None = None) -> Any:
-        if not reaches(store_uri):
-            return _stand_ins[-1][place]
-        more = {"artifact_uri": artifact_uri, "tracking_uri": tracking_uri}
-        return original(
-            store_uri=store_uri, **{name: value for name, value in more.items() if value is not None}
-        )
+    # MLflow asks the builder's signature what to pass: its two registries pass different second arguments.
+    @functools.wraps(original)
+    def build(store_uri: str, **arguments: Any) -> Any:
+        return original(store_uri=store_uri, **arguments) if reaches(store_uri) else _stand_ins[-1][place]
 
-    if hasattr(original, "mlctx_serves"):  # it is in the store's service already
-        build.mlctx_serves = True  # type: ignore[attr-defined]
     return build
 
 

@@ -20,10 +20,11 @@ import pytest
 from pytest_mlctx.services import store
 
 _MLFLOW = """
-import socket, sys
+import os, socket, sys
 import mlflow
 listening = socket.create_server(("127.0.0.1", 0))
 print(listening.getsockname()[1], flush=True)
+os.dup2(2, 1)  # nobody reads more, and a pipe that is full would stop the server
 if int(mlflow.__version__.partition(".")[0]) >= 3:
     import uvicorn
     from mlflow.server.fastapi_app import app
@@ -161,6 +162,7 @@ class Front(ThreadingHTTPServer):
     """Stands before a real server on loopback and forwards, until it is told by a request to do otherwise.
 
     ``/be/hanging`` and ``/be/failing`` (HTTP 500) hold until ``/be/well``; ``/be/dead`` is for good.
+    ``/be/busy`` keeps one request waiting for some seconds.
     """
 
     daemon_threads = True
@@ -196,6 +198,9 @@ class _Forward(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.server.mood == "hanging":
             self.server.closed.wait()
+        if self.server.mood == "busy":
+            self.server.mood = "well"
+            time.sleep(6)
         if self.server.mood == "failing":
             return self._answer(500, b'{"error_code": "INTERNAL_ERROR", "message": "database is away"}')
         forwarded = urllib.request.Request(self.server.behind + self.path, body or None, method=self.command)
@@ -206,7 +211,7 @@ class _Forward(BaseHTTPRequestHandler):
         except urllib.error.HTTPError as error:
             return self._answer(error.code, error.read())
 
-    do_POST = do_GET  # noqa: N815
+    do_POST = do_PUT = do_GET  # noqa: N815
 
     def _answer(self, status: int, body: bytes) -> None:
         with contextlib.suppress(OSError):

@@ -84,6 +84,7 @@ def meet(folder: Path, uri: str, count: int) -> Logged:
         assert f"mlctx: {count} records, 0 failed" in output, output
         assert "locked" not in output, output
         assert "not recorded" not in output, output
+        assert "could not be closed" not in output, output
     assert len(list(meeting.iterdir())) == PROCESSES * WORKERS
     return Logged(
         sorted(f"test_it.py::test[{number}]" for number in range(count) for _ in range(PROCESSES)),

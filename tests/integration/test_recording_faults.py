@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from desktop_bus import session_bus
 from processes import command, environment
-from servers import mlflow_server
+from servers import Front, mlflow_server
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="signals and mounts as Linux has them")
 
@@ -119,6 +119,20 @@ def test_gates_on_a_server_are_read_in_few_requests(suite, server_url):
     fallen = suite(gates, *args, env=environment(LESS="-0.9"))
     assert "mlctx: gates: 20 fallen" in fallen.stdout, fallen.stdout
     assert "median of 2" in fallen.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mood", "missing"), [("busy", 0), ("hanging", 5)])
+def test_a_server_that_is_busy_for_a_while_or_hangs(suite, server_url, mood, missing):
+    """One that has answered before is waited for; one that hangs keeps the session waiting once."""
+    with Front(server_url) as front:
+        be = f"__import__('urllib.request').request.urlopen('{front.url}/be/{mood}')"
+        began = time.monotonic()
+        options = (f"--mlctx-record={front.url}", f"--mlctx-experiment={mood}")
+        lines = told(suite(TEN, *options, env=environment(IN_THE_MIDDLE=be)))
+    assert lines[0].startswith(f"mlctx: {10 - missing} records, ")
+    assert ([f"mlctx: {missing} tests were not recorded: gave up after 20 s"] if missing else []) == lines[1:]
+    assert time.monotonic() - began < 60
 
 
 def test_a_server_that_dies_in_the_middle(suite, tmp_path):

@@ -55,6 +55,22 @@ def test_redirected_but_for_what_the_user_named(own: store.Store) -> None:
     assert remote.reaches(PRODUCTION)
 
 
+def test_a_builder_is_given_what_mlflow_passes(own: store.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MLflow's own for databases, which wants an argument that may be None."""
+    from mlflow.tracking._tracking_service.utils import _get_store, _tracking_store_registry
+
+    given = []
+
+    def build(store_uri: str, artifact_uri: str | None) -> object:
+        given.append((store_uri, artifact_uri))
+        return object()
+
+    monkeypatch.setitem(_tracking_store_registry._registry, "mssql", build)
+    with remote.governed("allow", remedy=""), remote.standing_in(own.uri):
+        _get_store("mssql://db/mlflow")
+    assert given == [("mssql://db/mlflow", None)]
+
+
 def test_allowed(own: store.Store) -> None:
     with remote.governed("allow", remedy=""), remote.standing_in(own.uri):
         assert remote.reaches(PRODUCTION)

@@ -186,7 +186,7 @@ def _ask_server(store: Any, run_id: str, status: str, tags: Mapping[str, str], u
             f"/api/2.0/mlflow/runs/{what}",
             method,
             max_retries=0,
-            timeout=2,
+            timeout=20,  # past the caller's patience: a server that is busy closes the run meanwhile
             raise_on_status=False,
             **fields,
         )
