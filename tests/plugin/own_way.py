@@ -428,9 +428,9 @@ def test_autologging_is_switched_on_and_off():
 @dear
 def test_autologging_opens_a_run():
     sklearn = pytest.importorskip("sklearn.linear_model")
-    mlflow.autolog(log_models=False, silent=True)
+    mlflow.sklearn.autolog(log_models=False, silent=True)
     sklearn.LinearRegression().fit([[0], [1]], [0, 1])
-    mlflow.autolog(disable=True)
+    mlflow.sklearn.autolog(disable=True)
     assert mlflow.active_run() is None
     assert mlflow.last_active_run().data.params["fit_intercept"] == "True"
 
