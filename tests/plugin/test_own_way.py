@@ -188,6 +188,29 @@ def test_what_isolation_takes_away_an_option_gives_back(session: pytest.Pytester
     assert failures(session, *options.split(), "-k", " or ".join(more)) == set()
 
 
+def test_a_store_that_a_module_sets_when_it_is_imported_is_set_aside(
+    mlflow_imported: None, put_back: None, session: pytest.Pytester
+) -> None:
+    session.makeini("[pytest]\nmlctx_autouse = mlflow\n")
+    session.makepyfile("""
+        import mlflow
+        import pytest
+        mlflow.set_tracking_uri("sqlite:///own.db")
+
+        def test_set_aside(mlflow_service):
+            assert mlflow.get_tracking_uri() == mlflow_service.tracking_uri
+
+        @pytest.fixture
+        def own():
+            mlflow.set_tracking_uri("sqlite:///own.db")
+
+        def test_set_in_a_fixture(own):
+            assert mlflow.get_tracking_uri() == "sqlite:///own.db"
+    """)
+    session.runpytest_inprocess().assert_outcomes(passed=2)
+    assert "set aside when the service starts: set it in a fixture" in LIMITS.read_text()
+
+
 def test_each_limit_has_its_sentence() -> None:
     text = " ".join(LIMITS.read_text().split())
     assert [limit.sentence for limit in SHORT_LIST.values() if limit.sentence not in text] == []
