@@ -98,6 +98,19 @@ def test_the_default_handler_is_removed_by_its_number(capsys):
 # Stores of the suite's own.
 
 
+@pytest.fixture(autouse=True)
+def cleaned_up(request):
+    yield
+    if isinstance(request.instance, unittest.TestCase):
+        return  # its class has chosen the store
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+    mlflow.tracking.fluent._active_experiment_id = None
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory):
     """Copied for each test, as MLflow's own tests do: migrations take seconds."""
@@ -115,11 +128,7 @@ def own(fresh, migrated, tmp_path):
 @pytest.fixture
 def fresh(tmp_path):
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/own.db")
-    yield mlflow.get_tracking_uri()
-    mlflow.end_run()
-    mlflow.set_tracking_uri(None)
-    mlflow.tracking.fluent._active_experiment_id = None
-    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    return mlflow.get_tracking_uri()
 
 
 @pytest.fixture
@@ -175,7 +184,6 @@ def test_a_store_named_by_a_path(tmp_path, monkeypatch):
     mlflow.set_tracking_uri(tmp_path / "runs")
     train()
     assert (tmp_path / "runs" / "0").is_dir()
-    mlflow.set_tracking_uri(None)
 
 
 def test_a_store_beside_the_working_folder(tmp_path, monkeypatch):
@@ -185,7 +193,6 @@ def test_a_store_beside_the_working_folder(tmp_path, monkeypatch):
         mlflow.log_text("text", "notes/a.txt")
     assert Path("relative.db").exists()
     assert Path("mlruns", "0", run.info.run_id, "artifacts", "notes", "a.txt").read_text() == "text"
-    mlflow.set_tracking_uri(None)
 
 
 def test_the_folder_of_a_store_has_the_database_only(fresh, tmp_path):
@@ -214,9 +221,6 @@ def test_a_store_that_a_module_fixture_filled_is_moved_to(trained):
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment("trained")
     assert list(mlflow.search_runs().run_id) == [run_id]
-    mlflow.set_tracking_uri(None)
-    mlflow.tracking.fluent._active_experiment_id = None
-    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
 
 
 def test_an_experiment_is_made_once(own):
@@ -267,7 +271,6 @@ def test_a_registry_apart(tmp_path):
     mlflow.MlflowClient().create_registered_model("apart")
     assert MlflowClient(registry_uri=f"sqlite:///{tmp_path}/registry.db").get_registered_model("apart")
     mlflow.set_registry_uri(None)
-    mlflow.set_tracking_uri(None)
 
 
 def test_artifacts_go_and_come(fresh, tmp_path):
@@ -425,9 +428,9 @@ def test_autologging_is_switched_on_and_off():
 @dear
 def test_autologging_opens_a_run():
     sklearn = pytest.importorskip("sklearn.linear_model")
-    mlflow.autolog(log_models=False, silent=True)
+    mlflow.sklearn.autolog(log_models=False, silent=True)
     sklearn.LinearRegression().fit([[0], [1]], [0, 1])
-    mlflow.autolog(disable=True)
+    mlflow.sklearn.autolog(disable=True)
     assert mlflow.active_run() is None
     assert mlflow.last_active_run().data.params["fit_intercept"] == "True"
 
@@ -438,6 +441,7 @@ def test_traces_are_there():
         return len(question)
 
     assert answer("why") == 3
+    mlflow.flush_trace_async_logging()
     trace = mlflow.get_trace(mlflow.get_last_active_trace_id())
     assert [span.name for span in trace.data.spans] == ["answer"]
     assert json.loads(trace.data.request) == {"question": "why"}
@@ -568,7 +572,6 @@ def test_a_server_that_is_slow_to_start_is_asked_again(monkeypatch):
 def test_a_server_that_is_only_named():
     mlflow.set_tracking_uri("https://tracking.example.com")
     assert mlflow.get_tracking_uri() == "https://tracking.example.com"
-    mlflow.set_tracking_uri(None)
 
 
 def test_a_server_that_is_mocked():
@@ -1067,7 +1070,6 @@ def test_a_child_process_has_the_store_of_its_folder_once_the_uri_is_empty(tmp_p
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = mlflow.search_runs(["0"], output_format="list")
     assert (tmp_path / "mlruns" / "0" / run.info.run_id / "artifacts" / "a.txt").exists()
-    mlflow.set_tracking_uri(None)
 
 
 @dear

@@ -61,6 +61,18 @@ def test_artifacts_of_the_users_store_lie_beside_it_wherever_the_process_runs(
     assert {entry.name for entry in served.iterdir()} <= {"sub"}
 
 
+@pytest.mark.parametrize("folder", ["mlruns", "mlartifacts"])
+def test_artifacts_of_a_store_in_the_working_folder_lie_where_mlflow_has_them_unless_it_is_named(
+    served: Path, folder: str
+):
+    uri = f"sqlite:///{folder}.db"
+    if folder == "mlartifacts":
+        store.serve(uri)
+    opened = stores(uri)[0]
+    assert opened.artifact_root_uri == f"{served}/{folder}"
+    assert opened.get_experiment("0").artifact_location == f"{served}/{folder}/0"
+
+
 def test_opening_alone_makes_no_folder(served: Path):
     stores(f"sqlite:///{served}/mine.db")
     assert [entry.name for entry in served.iterdir()] == ["mine.db"]
@@ -79,7 +91,7 @@ def test_a_store_that_was_open_before_follows(tmp_path: Path, monkeypatch: pytes
     store.fill(tmp_path / "mine.db")
     before = stores(uri)
     assert pragma(before[0], "busy_timeout") != engines.BUSY_TIMEOUT
-    store.serve()
+    store.serve(uri)
     after = stores(uri)
     assert after[0].artifact_root_uri == f"{tmp_path}/mlartifacts"
     for old, new in zip(before, after, strict=True):
