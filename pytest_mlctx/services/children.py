@@ -34,8 +34,9 @@ def leave() -> None:
 
 
 def begin() -> None:
-    """In a child process that starts: reuse from the import of mlflow on."""
-    sys.meta_path.insert(0, _Waiting(os.environ[VARIABLE]))
+    """In a child process that starts, reuse from the import of mlflow on; site may ask for it twice."""
+    if not any(isinstance(one, _Waiting) for one in sys.meta_path):
+        sys.meta_path.insert(0, _Waiting(os.environ[VARIABLE]))
 
 
 def end() -> None:
