@@ -244,7 +244,7 @@ def write_cases(folder: Path) -> None:
 
 def _zip(file: Path, *, chosen: bool) -> None:
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("zipped_settings.py", f"CHOSEN = {chosen}\n")
+        archive.writestr(zipfile.ZipInfo("zipped_settings.py"), f"CHOSEN = {chosen}\n")
 
 
 def case(save: Any) -> Any:

@@ -27,6 +27,7 @@ _SHORT = 8  # characters; a setting's number has no more, most that is learned h
 _INTEGERS = {"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
 _FLOATS = {"f2": "e", "f4": "f", "f8": "d"}  # of numpy, and how struct calls them
 _TRACKER = re.compile(r"[0-9a-f]{32}")  # cloudpickle's name for a class by value, new in each process
+_ADDRESS = re.compile(r":\d{6,}(?![\w.])")  # pydantic names a class by where it lies in memory
 
 
 class UnreadableError(Exception):
@@ -205,7 +206,9 @@ class _Digest:
 
     def walk(self, value: Any, where: str) -> None:
         """Note ``value``, met at the attribute or key ``where``."""
-        if isinstance(value, (str, bool)) or value is None:
+        if isinstance(value, str) and where.startswith("pydantic_core."):
+            self.add(where, _ADDRESS.sub("", value))
+        elif isinstance(value, (str, bool)) or value is None:
             self.add(where, value)
         elif isinstance(value, (int, float, complex)):
             if self.strict or not (self._learned or len(repr(value)) > _SHORT):
