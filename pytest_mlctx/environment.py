@@ -170,6 +170,11 @@ class Environment:
         self.store = store.create(self._link / "mlflow.db", fallback=self._link)
         return self.store
 
+    def folders(self) -> list[Path]:
+        """Where the temporary stores lie, by every path to them."""
+        store = [] if self.store_uri is None else [Path(self.store_uri.removeprefix("sqlite:///")).parent]
+        return list(dict.fromkeys([self.folder, *store]))
+
     def create(self, path: Path, fallback: Path) -> Store:
         """A temporary store; where there can be none, the test fails with one sentence."""
         from pytest_mlctx.services import store

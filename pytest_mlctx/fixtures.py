@@ -143,8 +143,6 @@ def alerts_outbox(request: pytest.FixtureRequest, alerts_service: AlertsService)
 def _mlctx_environment(request: pytest.FixtureRequest, _mlctx_folder: Path) -> None:
     """The environment and the temporary store of the session's MLflow."""
     session = Session.of(request.config)
-    if session.settings.requirements == "auto":
-        session.reuse_requirements(always=False)
     session.lifecycle.join("traces", session.traces, request)
     session.enter(
         request,
@@ -153,6 +151,8 @@ def _mlctx_environment(request: pytest.FixtureRequest, _mlctx_folder: Path) -> N
         session.traces.followed(),
         session.beside_mlflows_plugin(),
     )
+    if session.settings.requirements == "auto":
+        session.reuse_requirements(below=session.environment.folders())
 
 
 @pytest.fixture(scope="session")

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from pytest_mlctx.findings import InferredRequirements
 from pytest_mlctx.lifecycle import Room
-from pytest_mlctx.services import requirements, store
+from pytest_mlctx.services import children, requirements, store
 
 
 class ModelRequirements(Room):
     """Reuses requirements from its making to `close`, always or while a temporary store is in force."""
 
-    def __init__(self, *, always: bool) -> None:
-        self._reuse = requirements.install((lambda: True) if always else _on_temporary_store)
+    def __init__(self, below: list[Path] | None) -> None:
+        """Reuse on a temporary store only, in child processes on one below these folders; else always."""
+        self._reuse = requirements.install((lambda: True) if below is None else _on_temporary_store)
         self._told = asdict(self._reuse.statistics)
+        children.reach(below)
 
     def close(self) -> None:
         """Leave it to MLflow again."""
+        children.leave()
         requirements.uninstall(self._reuse)
 
     def on_report(self, item: pytest.Item, report: pytest.TestReport) -> None:

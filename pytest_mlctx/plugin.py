@@ -59,6 +59,8 @@ def _off(config: pytest.Config) -> bool:
 
 def _begin(config: pytest.Config, given: argparse.Namespace) -> None:
     session = config.stash[Session.key] = Session(config, settings.read(config, given))
+    if (children := sys.modules.get("pytest_mlctx.services.children")) is not None:
+        children.end()  # a session within a test of another session
     if session.settings.autouse:
         from pytest_mlctx import autouse
 

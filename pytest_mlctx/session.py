@@ -159,7 +159,7 @@ class Session:
 
             self._config.pluginmanager.register(Trials(), "mlctx-trials")
         if items and self.settings.requirements == "reuse":
-            self.reuse_requirements(always=True)
+            self.reuse_requirements()
 
     def activate(self, request: pytest.FixtureRequest) -> None:
         """Follow each test from now on: the first service is about to start for this request."""
@@ -266,14 +266,14 @@ class Session:
             traces=lambda: self.traces.outbox if "traces" in vars(self) else [],
         )
 
-    def reuse_requirements(self, *, always: bool) -> None:
-        """Reuse what MLflow infers of models until the session ends, always or on a temporary store only."""
+    def reuse_requirements(self, below: list[Path] | None = None) -> None:
+        """Reuse what MLflow infers of models until the session ends, always or on stores of ours only."""
         if self._reuses_requirements:
             return
         from pytest_mlctx.model_requirements import ModelRequirements
 
         self._reuses_requirements = True
-        requirements = ModelRequirements(always=always)
+        requirements = ModelRequirements(below)
         self.lifecycle.join("model_requirements", requirements)
         self._config.add_cleanup(requirements.close)
 

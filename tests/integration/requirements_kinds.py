@@ -1,7 +1,8 @@
 """Saves models of many kinds and tells what MLflow wrote about their environment.
 
-``python requirements_kinds.py OUT {own,reuse,alone}:KIND…``, in the folder that :func:`write_project` filled.
-``own`` is MLflow's way, ``alone`` reuses without the helper process, as where there is no fork.
+``python requirements_kinds.py OUT {own,fresh,reuse,alone}:KIND…``, in the folder that :func:`write_project`
+filled. ``own`` is MLflow's way, ``fresh`` infers as reuse does and remembers nothing, ``alone`` reuses
+without the helper process, as where there is no fork.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-KINDS: dict[str, Any] = {}
+from requirements_cases import CASES, write_cases
+
+KINDS: dict[str, Any] = {**CASES}
 LIBRARIES = {"lightgbm", "statsmodels", "xgboost"}  # of the kinds that begin with their names
 IDENTITY = (
     "model_id",
@@ -88,6 +91,7 @@ def write_project(folder: Path) -> None:
     )
     (folder / "shipped.py").write_text("import loguru\n\ndef helper(x):\n    return x\n")
     (folder / "data.txt").write_text("7\n")
+    write_cases(folder)
 
 
 def kind(save: Any) -> Any:
@@ -487,7 +491,9 @@ def environment_files(path: Path) -> dict[str, str]:
 def main() -> None:
     """Save the models, and put what was told into ``told.json``."""
     from pytest_mlctx.services import requirements
-    from pytest_mlctx.services.requirements import helper
+    from pytest_mlctx.services.cache import Cache
+    from pytest_mlctx.services.requirements import helper, hook
+    from pytest_mlctx.services.requirements.memory import Memory
 
     out, *steps = sys.argv[1:]
     sys.path.insert(0, "")
@@ -501,11 +507,14 @@ def main() -> None:
     mlflow.set_tracking_uri(f"sqlite:///{Path(out).absolute()}/mlflow.db")
     models = []
     run_in_fork = helper.run
+    was_fresh = False
     for number, step in enumerate(steps):
         mode, _, name = step.partition(":")
         helper.run = run_in_fork if mode != "alone" else lambda *_: False
         path = Path(out, f"{number}-{name}")
         print(f"--- {step}", file=sys.stderr, flush=True)
+        hook._memory = Memory(Cache(None)) if mode == "fresh" else None if was_fresh else hook._memory
+        was_fresh = mode == "fresh"
         began, inferred = time.perf_counter(), reuse.statistics.inferred
         KINDS[name](path)
         models.append(

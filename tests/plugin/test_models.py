@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -249,3 +252,108 @@ def test_patching_with_monkeypatch_leaves_warnings_as_they_were(session):
         "--mlctx-requirements=reuse",
     )
     result.assert_outcomes(passed=1)
+
+
+CHILD = """
+    import subprocess, sys
+    from pathlib import Path
+
+    def child(folder, *options, **environ):
+        program = Path(__file__).with_name("cli.py")
+        return subprocess.run(
+            [sys.executable, *options, program, folder],
+            capture_output=True, text=True, check=True, env={**os.environ, **environ},
+        ).stdout
+"""
+CLI = """
+    import sys
+    import mlflow
+    from sklearn.linear_model import LinearRegression
+    from pytest_mlctx.services.requirements import hook
+
+    model = LinearRegression().fit([[0], [1]], [0, 1])
+    mlflow.sklearn.save_model(model, sys.argv[1] + "/model", serialization_format="cloudpickle")
+    counted = [(one.statistics.inferred, one.statistics.reused) for one in hook._installed if one.when()]
+    print(counted, open(sys.argv[1] + "/model/requirements.txt").read())
+"""
+
+
+@pytest.fixture
+def with_children(pytester, no_other_plugin, monkeypatch):
+    """Sessions whose tests start a program that saves a model."""
+    monkeypatch.setenv("MLCTX_CACHE_DIR", str(pytester.path / "cache"))
+    started = subprocess.run(
+        [sys.executable, "-c", "import sys; print('pytest_mlctx.services.children' in sys.modules)"],
+        env={**os.environ, "MLCTX_CHILDREN": "always"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if "False" in started.stdout and sys.prefix != sys.base_prefix:
+        pytest.skip("installed before pytest_mlctx_children.pth was there: install anew")
+    pytester.makepyfile(cli=textwrap.dedent(CLI))
+
+    def run(source: str, *args: str) -> pytest.RunResult:
+        pytester.makepyfile(test_it="import os\n" + textwrap.dedent(CHILD) + textwrap.dedent(source))
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *args)
+
+    return run
+
+
+@pytest.mark.slow
+def test_child_processes_reuse_where_their_parent_does(with_children):
+    result = with_children(
+        """
+        def test_on_the_temporary_store(mlflow_service, tmp_path):
+            first = child(tmp_path / "a")
+            second = child(tmp_path / "b")
+            assert first.startswith("[(1, 0)]") and "scikit-learn==" in first
+            assert second == first.replace("[(1, 0)]", "[(0, 1)]")
+
+        def test_in_a_sandbox(mlflow_sandbox, tmp_path):
+            assert child(tmp_path / "a").startswith("[(0, 1)]")
+
+        def test_on_another_store(mlflow_service, tmp_path):
+            other = f"sqlite:///{tmp_path}/own.db"
+            assert child(tmp_path / "a", MLFLOW_TRACKING_URI=other).startswith("[]")
+
+        def test_without_the_variable(mlflow_service, tmp_path, monkeypatch):
+            monkeypatch.delenv("MLCTX_CHILDREN")
+            assert child(tmp_path / "a").startswith("[]")
+        """
+    )
+    result.assert_outcomes(passed=4)
+
+
+@pytest.mark.slow
+def test_a_session_within_a_test_goes_by_its_own_settings(with_children, tmp_path):
+    inner = tmp_path
+    (inner / "test_inner.py").write_text(
+        textwrap.dedent(HEAD)
+        + "def test_it(tmp_path):\n"
+        + "    import os\n"
+        + "    assert not reuses() and 'MLCTX_CHILDREN' not in os.environ\n"
+    )
+    with_children(
+        f"""
+        def test_it():
+            command = [sys.executable, "-m", "pytest", "-p", "mlctx", {str(inner)!r}]
+            subprocess.run([*command, "--mlctx-requirements=infer"], check=True)
+        """,
+        "--mlctx-requirements=reuse",
+    ).assert_outcomes(passed=1)
+
+
+def test_a_child_that_does_not_import_mlflow_imports_next_to_nothing_of_ours(with_children):
+    with_children(
+        """
+        PROGRAM = "import sys; print(*sorted(m for m in sys.modules if 'mlctx' in m or m == 'json'))"
+
+        def test_it():
+            told = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True).stdout
+            assert told.split() == [
+                "pytest_mlctx", "pytest_mlctx.services", "pytest_mlctx.services.children"
+            ]
+        """,
+        "--mlctx-requirements=reuse",
+    ).assert_outcomes(passed=1)

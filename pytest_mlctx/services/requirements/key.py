@@ -33,7 +33,7 @@ class Model:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: MLmodel is no mapping.
+        ValueError: MLmodel is no mapping, or a pickle evaluates text or looks at files.
     """
 
     def __init__(self, path: Path, provided: Callable[[str], bool]) -> None:
@@ -66,6 +66,8 @@ class Model:
         whole = hashlib.sha256(content).digest()
         if saved:
             for _, one in saved:
+                if one.acts:
+                    raise ValueError(f"{name} calls {', '.join(one.acts)}")
                 self.user_code = self.user_code or one.by_value or not all(map(self._knows, one.modules))
             beside = sorted(_members(content))
             return lambda strict: (_tokens(saved, strict, whole), beside if strict else None)

@@ -16,12 +16,18 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+# What a pickle calls to have text evaluated or to look around: who looks then cannot be seen.
+_ACTING = re.compile(
+    r"(builtins\.(eval|exec|compile|open|__import__)|io\.open|(os|posix|nt|posixpath|ntpath|genericpath|glob|runpy"
+    r"|subprocess)\..*)"
+)
 _LONG = 64  # bytes; of more a hash is noted
 _MARK = "_mlflow_run_id"  # an attribute that autologging gives what it has seen trained, new in each run
 _SHORT = 8  # characters; a setting's number has no more, most that is learned has
 _INTEGERS = {"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
 _FLOATS = {"f2": "e", "f4": "f", "f8": "d"}  # of numpy, and how struct calls them
 _TRACKER = re.compile(r"[0-9a-f]{32}")  # cloudpickle's name for a class by value, new in each process
+_ADDRESS = re.compile(r":\d{6,}(?![\w.])")  # pydantic names a class by where it lies in memory
 
 
 class UnreadableError(Exception):
@@ -94,10 +100,12 @@ class _Reader(pickle.Unpickler):
 class Saved:
     """An object as a file holds it: the modules that it names, and a digest of what it is made of."""
 
-    def __init__(self, modules: set[str], by_value: bool, write: Callable[[_Digest], None]) -> None:
-        self.modules = modules
+    def __init__(self, named: set[tuple[str, str]], by_value: bool, write: Callable[[_Digest], None]) -> None:
+        self.modules = {module for module, _ in named}
         self.by_value = by_value
         """Whether the file holds code itself (cloudpickle)."""
+        self.acts = sorted(".".join(one) for one in named if _ACTING.fullmatch(".".join(one)))
+        """The functions that it calls on text or files."""
         self._write = write
 
     def tokens(self, strict: bool) -> list[Any]:
@@ -139,8 +147,8 @@ def read_pickle(content: bytes) -> Saved:
             for made in reader.calls:  # what is no part of the root counts too
                 digest.walk(made, "")
 
-    modules = {module for module, _ in reader.named}
-    return Saved(modules, any(module.startswith("cloudpickle") for module in modules), write)
+    by_value = any(module.startswith("cloudpickle") for module, _ in reader.named)
+    return Saved({*reader.named}, by_value, write)
 
 
 def read_skops(schema: bytes) -> Saved:
@@ -153,21 +161,21 @@ def read_skops(schema: bytes) -> Saved:
         root = json.loads(schema)
     except ValueError as error:
         raise UnreadableError(str(error)) from error
-    modules: set[str] = set()
-    _skops_modules(root, modules)
-    return Saved(modules, False, lambda digest: digest.walk_skops(root, ""))
+    named: set[tuple[str, str]] = set()
+    _skops_names(root, named)
+    return Saved(named, False, lambda digest: digest.walk_skops(root, ""))
 
 
-def _skops_modules(node: Any, modules: set[str]) -> None:
+def _skops_names(node: Any, named: set[tuple[str, str]]) -> None:
     if isinstance(node, dict):
         module = node.get("__module__")
         if isinstance(module, str):
-            modules.add(module)
+            named.add((module, str(node.get("__class__"))))
         for value in node.values():
-            _skops_modules(value, modules)
+            _skops_names(value, named)
     elif isinstance(node, list):
         for value in node:
-            _skops_modules(value, modules)
+            _skops_names(value, named)
 
 
 class _Digest:
@@ -198,7 +206,9 @@ class _Digest:
 
     def walk(self, value: Any, where: str) -> None:
         """Note ``value``, met at the attribute or key ``where``."""
-        if isinstance(value, (str, bool)) or value is None:
+        if isinstance(value, str) and where.startswith("pydantic_core."):
+            self.add(where, _ADDRESS.sub("", value))
+        elif isinstance(value, (str, bool)) or value is None:
             self.add(where, value)
         elif isinstance(value, (int, float, complex)):
             if self.strict or not (self._learned or len(repr(value)) > _SHORT):

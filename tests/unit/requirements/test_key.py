@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 
 import pytest
@@ -100,6 +101,22 @@ def test_any_other_file_counts_fully(kind):
 def test_user_code_is_told(kind, configuration, files):
     assert not kind().user_code
     assert kind(configuration, **files).user_code
+
+
+class Looking:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "call", [(eval, "1"), (exec, "1"), (os.path.exists, "flag"), (open, "flag"), (os.getenv, "FLAG")]
+)
+def test_a_pickle_that_evaluates_text_or_looks_around_is_refused(kind, call):
+    with pytest.raises(ValueError, match="calls"):
+        kind(**{"model.pkl": pickle.dumps(Looking(*call))})
 
 
 def test_a_configuration_that_is_none_is_refused(kind):

@@ -95,11 +95,14 @@ def test_modules_that_are_not_there(observe):
         ("import os; os.listdir('.')", "listing", "."),
         ("import glob; glob.glob('*.txt')", "listing", "."),
         ("import pathlib; list(pathlib.Path('.').glob('*.txt'))", "listing", "."),
+        ("import os; os.readlink('link')", "link", "link"),
+        ("import pathlib; pathlib.Path('link').readlink()", "link", "link"),
         ("import configparser; configparser.ConfigParser().read('data.txt')", "content", "data.txt"),
     ],
 )
 def test_files_that_user_code_asks_for(observe, code, kind, name):
     Path("data.txt").write_text("[a]\n")
+    Path("link").symlink_to("data.txt")
     told = observe(code)
     path = str(Path(name).absolute())
     assert told["seen"][kind, path] == value_of(kind, path)

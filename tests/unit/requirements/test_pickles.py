@@ -158,8 +158,11 @@ def test_code_by_value_is_part_of_it():
 
 def test_a_class_by_value_reads_the_same_in_each_process():
     program = (
-        "import cloudpickle, sys\n"
+        "import cloudpickle, pydantic, sys\n"
+        "class Message(pydantic.BaseModel):\n"
+        "    text: str\n"
         "class Step:\n"
+        "    message = Message\n"
         "    names = {'a', 'b', 'c', 'd'}\n"
         "    def run(self, x): return x in {'u', 'v', 'w', 'x'}\n"
         "sys.stdout.buffer.write(cloudpickle.dumps(Step()))"

@@ -28,16 +28,21 @@ LOOSE = {
 }
 # How large the terminal is; libraries (not user code) import nothing by it.
 DISPLAY = frozenset({"COLUMNS", "LINES"})
-_stat, _listdir, _getcwd = os.stat, os.listdir, os.getcwd  # the observer puts its own in their place
+_stat, _listdir, _getcwd, _readlink = (
+    os.stat,
+    os.listdir,
+    os.getcwd,
+    os.readlink,
+)  # the observer puts its own in their place
 
 
 def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> str:
     """The present value of one dependency, in short; a hash where it could hold a secret.
 
     Args:
-        kind: ``content``, ``exists`` or ``status`` (with its time) of a file, ``listing`` of a folder, the
-            working ``folder``, or ``environ``, ``scheme`` or ``set`` of an environment variable, or all whose
-            names begin with a ``prefix``.
+        kind: ``content``, ``exists``, ``status`` (with its time) of a file, where a ``link`` leads,
+            ``listing`` of a folder, the working ``folder``, ``environ``, ``scheme`` or ``set`` of a
+            variable of the environment, or all whose names begin with a ``prefix``.
         name: the path, the variable or the prefix.
         environ: the environment to look into.
     """
@@ -55,6 +60,8 @@ def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> s
     try:
         if kind == "listing":
             return _digest(os.fsencode("\0".join(sorted(_listdir(name)))))
+        if kind == "link":
+            return _digest(os.fsencode(_readlink(name)))
         status = _stat(name)
         if not stat.S_ISREG(status.st_mode):
             return "folder" if stat.S_ISDIR(status.st_mode) else "special"

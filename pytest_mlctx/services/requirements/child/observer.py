@@ -24,7 +24,8 @@ from .dependencies import DISPLAY, LOOSE, Trust, value_of  # the inferring proce
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _SUBSCRIPT = ("BINARY_SUBSCR", "BINARY_OP")  # how an expression reads an item, until 3.13 and since
-_stat, _getcwd, _access = os.stat, os.getcwd, os.access
+_stat, _getcwd = os.stat, os.getcwd
+_KINDS = {os.access: "exists", os.readlink: "link"}
 # The functions of os.path, pathlib and glob by which nothing but presence, kind and size is asked.
 _PRESENCE = (
     *("exists", "lexists", "isfile", "isdir", "islink", "ismount", "getsize", "_exists", "_lexists"),
@@ -56,7 +57,7 @@ class Observer:
         sys.addaudithook(self._audit)
         self._watch_environ()
         self._watch_finder()
-        for name in ("stat", "lstat", "access"):
+        for name in ("stat", "lstat", "access", "readlink"):
             ask = getattr(os, name)
             watched = functools.partial(self._ask, ask)
             for supported in (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks):
@@ -228,7 +229,7 @@ class Observer:
 
     def _ask(self, ask: Any, path: Any, *arguments: Any, **options: Any) -> Any:
         if not getattr(self._own, "busy", False) and not isinstance(path, int) and self._asked_by_user():
-            kind = "exists" if ask is _access or self._asks_presence() else "status"
+            kind = _KINDS.get(ask) or ("exists" if self._asks_presence() else "status")
             self._own.busy = True
             try:
                 self._note(kind, self._absolute(path))
