@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.lifecycle import Observer
 
 if TYPE_CHECKING:
     from pytest_mlctx.services.store import Store
     from pytest_mlctx.services.store.kept_files import Version
 
 
-class Artifacts(Room):
+class Artifacts(Observer):
     """The artifacts of tests: a folder for each, and what fixtures of higher scope wrote, put back after it.
 
     A test's folder is deleted where pytest would delete the test's ``tmp_path``.

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_mlctx import gate_report, pytest_internals
 from pytest_mlctx.gates import Gate
-from pytest_mlctx.test_facts import TRACKED
+from pytest_mlctx.report_data import TRACKED
 
 if TYPE_CHECKING:
     from pytest_mlctx.services.records import Record

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 import pytest
 
-from pytest_mlctx.gates import Allowance, Gate, Operator, Past, judge, measured
+from pytest_mlctx.gates import Allowance, Gate, Operator, Past, compare, measured
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_mlctx.report_data import ReportData
     from pytest_mlctx.services.records import Records
     from pytest_mlctx.settings import Settings
-    from pytest_mlctx.test_facts import TestFacts
 
 _NAMES = ">= (a drop is allowed), <= (a rise is allowed) or =="
 
@@ -101,7 +101,7 @@ class Baselines:
         self,
         settings: Settings,
         root: Path,
-        facts: TestFacts | None,
+        facts: ReportData | None,
         records: Callable[[], Records],
         session: str,
     ) -> None:
@@ -187,9 +187,9 @@ class Baselines:
             sentence = f"mlflow_baseline({metric!r}): NaN and infinity never pass."
             return Gate(metric, operator, value, values, "fallen", lines=(sentence,))
         history, pinned = self._read(asked, metric)
-        gates = [judge(metric, operator, value, values, history, asked.allowance)] if history else []
+        gates = [compare(metric, operator, value, values, history, asked.allowance)] if history else []
         if pinned:
-            anchored = judge(metric, operator, value, values, pinned, asked.anchored, against="the anchor")
+            anchored = compare(metric, operator, value, values, pinned, asked.anchored, against="the anchor")
             gates.append(anchored)
         if gates:
             return next((gate for gate in gates if gate.verdict != "held"), gates[0])

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mlctx import mistakes
+from pytest_mlctx import setup_errors
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,17 +73,17 @@ class Environment:
     @property
     def tracking_uri(self) -> str:
         """Where the tests track."""
-        from pytest_mlctx.services import secrets
+        from pytest_mlctx.services import credentials
 
-        return secrets.discreet(self.settings.tracking_uri or self.store_uri or "")
+        return credentials.discreet(self.settings.tracking_uri or self.store_uri or "")
 
     @property
     def registry_uri(self) -> str | None:
         """Where the tests register models; None where they track."""
-        from pytest_mlctx.services import secrets
+        from pytest_mlctx.services import credentials
 
         uri = self.settings.registry_uri
-        return None if uri is None else secrets.discreet(uri)
+        return None if uri is None else credentials.discreet(uri)
 
     @contextmanager
     def early(self) -> Iterator[None]:
@@ -92,7 +92,7 @@ class Environment:
         pytest's temporary folder has no name yet, so the URI leads over a link, made once it has one. Code
         that tracks while it is collected finds a folder in the link's place.
         """
-        from pytest_mlctx.services import imports, state, store
+        from pytest_mlctx.services import import_hooks, state, store
         from pytest_mlctx.services.store import paths
 
         before = state.capture("environment", "mlflow")
@@ -103,7 +103,7 @@ class Environment:
                 stack.enter_context(store.promised(path, self._create_early))
             self._enforce()
             try:
-                with imports.once_imported("mlflow", store.serve):
+                with import_hooks.once_imported("mlflow", store.install_builders):
                     yield
             finally:
                 state.restore(before)
@@ -153,7 +153,7 @@ class Environment:
                 self._enforce()
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
-                    store.serve()
+                    store.install_builders()
                 self.asked_for |= set(filter(None, [self.settings.registry_uri]))
                 governed = remote.governed(self.settings.remote, remedy=_REMEDY, exempt=self.asked_for)
                 with governed, defaults.kept_from_other_stores():
@@ -191,7 +191,7 @@ class Environment:
             if (incompatible := incompatibility(error)) is None:
                 raise
             reason = incompatible
-        raise mistakes.error(reason)
+        raise setup_errors.failure(reason)
 
     def _enforce(self) -> None:
         for name in _SET_ASIDE:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.lifecycle import Observer
 
 if TYPE_CHECKING:
     from mlflow.entities import Run, Trace
@@ -31,7 +31,7 @@ _DEADLINE = 5.0  # seconds for all that a store is asked about a test
 _UNITS = ("B", "kB", "MB", "GB")
 
 
-class FailureSections(Room):
+class FailureSections(Observer):
     """Adds the sections "MLflow runs", "MLflow traces" and "Alerts" beside pytest's own."""
 
     def __init__(

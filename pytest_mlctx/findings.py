@@ -34,12 +34,12 @@ class Finding:
         return found[-1]
 
     @classmethod
-    def told(cls, found: list[Any], *, judges_every_test: bool) -> tuple[str, list[str]]:
+    def told(cls, found: list[Any], *, checks_every_test: bool) -> tuple[str, list[str]]:
         """What the summary says of the findings of all tests: a title, or none, and lines.
 
         Args:
             found: what was attached, in the order of the reports.
-            judges_every_test: whether each leak is to be told.
+            checks_every_test: whether each leak is to be told.
         """
         raise NotImplementedError
 
@@ -50,9 +50,9 @@ class Leaks(Finding):
     attribute = "mlctx_leaks"
 
     @classmethod
-    def told(cls, found: list[list[str]], *, judges_every_test: bool) -> tuple[str, list[str]]:
+    def told(cls, found: list[list[str]], *, checks_every_test: bool) -> tuple[str, list[str]]:
         """Each leak where every test is judged, else one line with the count of tests."""
-        if judges_every_test:
+        if checks_every_test:
             return "mlctx: left changed", _grouped([leak for of_a_test in found for leak in of_a_test])
         tests = "1 test" if len(found) == 1 else f"{len(found)} tests"
         return "", [f"mlctx: {tests} left the global context changed: --mlctx-leaks=warn tells what"]
@@ -90,7 +90,7 @@ class UnclosedRuns(Finding):
         return [why for of_an_attempt in found for why in of_an_attempt]
 
     @classmethod
-    def told(cls, found: list[list[str]], *, judges_every_test: bool) -> tuple[str, list[str]]:
+    def told(cls, found: list[list[str]], *, checks_every_test: bool) -> tuple[str, list[str]]:
         """Each reason."""
         return "", [f"mlctx: {why}" for of_a_test in found for why in of_a_test]
 
@@ -107,7 +107,7 @@ class InferredRequirements(Finding):
         return {**sums, "refused": found[-1]["refused"]}
 
     @classmethod
-    def told(cls, found: list[dict[str, Any]], *, judges_every_test: bool) -> tuple[str, list[str]]:
+    def told(cls, found: list[dict[str, Any]], *, checks_every_test: bool) -> tuple[str, list[str]]:
         """One line, where inferring took more than a second."""
         seconds = sum(of_a_test["seconds"] for of_a_test in found)
         if seconds <= 1:
@@ -121,13 +121,13 @@ class InferredRequirements(Finding):
         ]
 
 
-class Unserved(Finding):
+class DefaultStoreUse(Finding):
     """A test that used MLflow's default store, and how that was seen."""
 
     attribute = "mlctx_unserved"
 
     @classmethod
-    def told(cls, found: list[tuple[str, str]], *, judges_every_test: bool) -> tuple[str, list[str]]:
+    def told(cls, found: list[tuple[str, str]], *, checks_every_test: bool) -> tuple[str, list[str]]:
         """The first, with the remedy."""
         test, did = found[0]
         remedy = "let it request mlflow_service, or set mlctx_autouse = mlflow"
@@ -140,10 +140,16 @@ class MissingInternals(Finding):
     attribute = "mlctx_missing"
 
     @classmethod
-    def told(cls, found: list[list[str]], *, judges_every_test: bool) -> tuple[str, list[str]]:
+    def told(cls, found: list[list[str]], *, checks_every_test: bool) -> tuple[str, list[str]]:
         """Each once."""
         return "", [f"mlctx: {why}" for why in dict.fromkeys(why for of_a_test in found for why in of_a_test)]
 
 
-KINDS: tuple[type[Finding], ...] = (Leaks, UnclosedRuns, InferredRequirements, Unserved, MissingInternals)
+KINDS: tuple[type[Finding], ...] = (
+    Leaks,
+    UnclosedRuns,
+    InferredRequirements,
+    DefaultStoreUse,
+    MissingInternals,
+)
 """In the order of the summary."""

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def _mistake(sentence: str) -> BaseException:
-    from pytest_mlctx import mistakes
+    from pytest_mlctx import setup_errors
 
-    return mistakes.error(sentence)
+    return setup_errors.failure(sentence)
 
 
 def _made(kind: type[S], fields: dict[str, Any], fixture: str) -> S:
@@ -143,7 +143,7 @@ def alerts_outbox(request: pytest.FixtureRequest, alerts_service: AlertsService)
 def _mlctx_environment(request: pytest.FixtureRequest, _mlctx_folder: Path) -> None:
     """The environment and the temporary store of the session's MLflow."""
     session = Session.of(request.config)
-    session.lifecycle.join("traces", session.traces, request)
+    session.lifecycle.register("traces", session.traces, request)
     session.enter(
         request,
         session.environment.in_force(_mlctx_folder),
@@ -270,7 +270,7 @@ def mlflow_traces(request: pytest.FixtureRequest) -> list[Trace]:
     request.getfixturevalue(_service_of(request))
     if reason := traces.incompatibility():
         raise _mistake(reason)
-    return Session.of(request.config).traces.outbox
+    return Session.of(request.config).traces.finished
 
 
 def _service_of(request: pytest.FixtureRequest) -> str:

@@ -101,7 +101,7 @@ def measured(value: Any) -> tuple[float, tuple[float, ...]]:
         ) from None
 
 
-def judge(
+def compare(
     metric: str,
     operator: Operator,
     value: float,

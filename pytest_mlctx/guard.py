@@ -12,7 +12,7 @@ import pytest
 
 from pytest_mlctx import options, pytest_internals
 from pytest_mlctx.findings import Leaks
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.lifecycle import Observer
 
 if TYPE_CHECKING:
     from pytest_mlctx.services.state import Cell, Change, State
@@ -68,7 +68,7 @@ class _Watched:
             self.found.append((change, who))
 
 
-class Guard(Room):
+class Guard(Observer):
     """Compares the state around each test and puts back what the test alone changed.
 
     What a fixture of higher scope changes is its own until it is torn down: its difference moves the
@@ -114,7 +114,7 @@ class Guard(Room):
                     fixturedef.addfinalizer(functools.partial(self._begin_to_end, fixturedef))
 
     def found(self, sentence: str) -> None:
-        """Name what a room has found and put back, like what else the test left."""
+        """Name what an observer has found and put back, like what else the test left."""
         if self._watched is not None:
             change = self._state.Change(("found", sentence), self._state.ABSENT, "open", sentence)
             self._watched.find([change], self._state.same)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlctx import mistakes
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx import setup_errors
+from pytest_mlctx.lifecycle import Observer
 
 if TYPE_CHECKING:
     from pytest_mlctx.artifacts import Artifacts
@@ -34,7 +34,7 @@ _Mark = tuple[int, int]
 """The data's version and the number of MLflow's transactions: a change tells that the store was used."""
 
 
-class Isolation(Room):
+class Isolation(Observer):
     """Each test finds the temporary store without the rows and the artifacts of the tests before it."""
 
     def __init__(
@@ -134,7 +134,7 @@ class Isolation(Room):
                 self._renew()
 
 
-class ServerIsolation(Room):
+class ServerIsolation(Observer):
     """Each test on the session's server has an experiment of its own, which MLflow falls back on."""
 
     def __init__(self, guard: Guard, url: str, experiment: str) -> None:
@@ -159,7 +159,9 @@ class ServerIsolation(Room):
         try:
             self._experiment_id = deadline.within(uris.DEADLINE, lambda: self._client.create_experiment(name))
         except Exception as error:
-            raise mistakes.error(f"mlflow_server gives no experiment ({deadline.reason(error)}).") from None
+            raise setup_errors.failure(
+                f"mlflow_server gives no experiment ({deadline.reason(error)})."
+            ) from None
         _move_experiment(self._guard, before, self._experiment_id)
 
 

@@ -14,14 +14,14 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import pytest
 
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.lifecycle import Observer
 
 _LIBRARIES = tuple(
     {f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
 
 
-class LateThreads(Room):
+class LateThreads(Observer):
     """Looks between tests for threads that a test started and left in the middle of the user's code.
 
     A thread that was there before, or that a fixture of higher scope started, is none; nor is one of a pool

@@ -12,17 +12,17 @@ from pytest_mlctx import pytest_internals
 
 Role = Literal[
     "redaction",
-    "mistakes",
+    "setup_errors",
     "failure_sections",
     "model_requirements",
     "guard",
     "isolation",
     "artifacts",
     "late_threads",
-    "unserved",
+    "default_store",
     "recording",
-    "mlflow_tests",
-    "test_facts",
+    "mlflow_plugin",
+    "report_data",
     "traces",
     "tracking",
 ]
@@ -30,24 +30,24 @@ Role = Literal[
 # Outermost first: calls before a test or a fixture go down this list, calls after it go up.
 _ORDER: tuple[Role, ...] = (
     "redaction",  # reads a report when nobody adds to it any more
-    "mistakes",
+    "setup_errors",
     "failure_sections",
     "model_requirements",
-    "guard",  # captures the state before a room changes it, and compares when all rooms are done
+    "guard",  # captures the state before an observer changes it, and compares when all observers are done
     "isolation",  # moves the guard's baseline when it makes the experiment anew
     "artifacts",
     "late_threads",
-    "unserved",
+    "default_store",
     "recording",
-    "mlflow_tests",
+    "mlflow_plugin",
     "traces",  # writes those of a fixture before artifacts and isolation look at what it left
-    "test_facts",  # reads the runs of a test when they are closed
+    "report_data",  # reads the runs of a test when they are closed
     "tracking",  # knows of a test before the innermost, pytest itself, runs it
 )
 
 
-class Room:
-    """Follows tests. Each method is called at the moment that its name says; here none does anything."""
+class Observer:
+    """Callbacks around the setup, call, teardown and reports of tests; here none does anything."""
 
     def at_start(self, item: pytest.Item) -> None:
         """Nothing has run for the test, no other plugin either; nothing may be raised or printed."""
@@ -87,32 +87,32 @@ class Room:
 
 
 class Lifecycle:
-    """Calls the rooms that have joined; one that does not define a method is not asked."""
+    """Calls the observers that are registered; one that does not define a method is not asked."""
 
     def __init__(self, config: pytest.Config) -> None:
         config.pluginmanager.register(self, "mlctx-lifecycle")
         config.pluginmanager.register(_Start(self), "mlctx-start")
-        self._rooms: dict[Role, Room] = {}
-        self._callees: dict[str, list[Room]] = {}
-        # Fixtures that a room has met in the middle of their setup, outermost first, with the room's blocks.
+        self._observers: dict[Role, Observer] = {}
+        self._callees: dict[str, list[Observer]] = {}
+        # Fixtures that were met in the middle of their setup, outermost first, with their observer's blocks.
         self._met_halfway: list[tuple[pytest.FixtureDef[Any], ExitStack]] = []
 
-    def join(self, role: Role, room: Room, request: pytest.FixtureRequest | None = None) -> None:
-        """Call this room from now on.
+    def register(self, role: Role, observer: Observer, request: pytest.FixtureRequest | None = None) -> None:
+        """Call this observer from now on.
 
         Args:
             role: its place in the order.
-            room: its methods.
+            observer: its methods.
             request: that leads to it; a fixture that goes on after this request is followed from here.
         """
-        self._rooms[role] = room
+        self._observers[role] = observer
         self._callees.clear()
         for fixturedef in pytest_internals.waiting_for(request) if request is not None else ():
-            self._meet(fixturedef).enter_context(room.during_setup_of_shared(fixturedef))
+            self._meet(fixturedef).enter_context(observer.during_setup_of_shared(fixturedef))
 
-    def leave(self, role: Role) -> None:
-        """Call this room no more."""
-        del self._rooms[role]
+    def unregister(self, role: Role) -> None:
+        """Call this observer no more."""
+        del self._observers[role]
         self._callees.clear()
 
     def _meet(self, fixturedef: pytest.FixtureDef[Any]) -> ExitStack:
@@ -131,23 +131,25 @@ class Lifecycle:
             else:
                 blocks.__exit__(type(error), error, error.__traceback__)
 
-    def inward(self, method: str) -> list[Room]:
-        """The rooms that define a method, outermost first."""
+    def inward(self, method: str) -> list[Observer]:
+        """The observers that define a method, outermost first."""
         if method not in self._callees:
-            rooms = (self._rooms[role] for role in _ORDER if role in self._rooms)
+            observers = (self._observers[role] for role in _ORDER if role in self._observers)
             self._callees[method] = [
-                room for room in rooms if getattr(type(room), method) is not getattr(Room, method)
+                observer
+                for observer in observers
+                if getattr(type(observer), method) is not getattr(Observer, method)
             ]
         return self._callees[method]
 
-    def _outward(self, method: str) -> list[Room]:
+    def _outward(self, method: str) -> list[Observer]:
         return self.inward(method)[::-1]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Begin a test, or another attempt at it."""
-        for room in self.inward("before_setup"):
-            room.before_setup(item)
+        for observer in self.inward("before_setup"):
+            observer.before_setup(item)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
@@ -156,36 +158,36 @@ class Lifecycle:
         shared = pytest_internals.is_higher_scoped(fixturedef)
         method = "during_setup_of_shared" if shared else "during_setup_of_own"
         with ExitStack() as blocks:
-            for room in self.inward(method):
-                blocks.enter_context(getattr(room, method)(fixturedef))
+            for observer in self.inward(method):
+                blocks.enter_context(getattr(observer, method)(fixturedef))
             return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self) -> None:
         """Tell the test from its fixtures."""
         self._leave_finished()
-        for room in self.inward("before_call"):
-            room.before_call()
+        for observer in self.inward("before_call"):
+            observer.before_call()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
         """Follow the teardown, and all that it tears down."""
-        for room in self.inward("before_teardown"):
-            room.before_teardown()
+        for observer in self.inward("before_teardown"):
+            observer.before_teardown()
         failed = True
         try:
             yield
             failed = False
         finally:
             self._leave_finished()
-            for room in self._outward("after_teardown"):
-                room.after_teardown(item, failed=failed)
+            for observer in self._outward("after_teardown"):
+                observer.after_teardown(item, failed=failed)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Follow the end of a fixture."""
-        for room in self._outward("after_finalizer"):
-            room.after_finalizer(fixturedef)
+        for observer in self._outward("after_finalizer"):
+            observer.after_finalizer(fixturedef)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
@@ -193,15 +195,15 @@ class Lifecycle:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Hand findings over with the report, to xdist's controller too."""
         report = yield
-        for room in self._outward("on_report"):
-            room.on_report(item, report)
+        for observer in self._outward("on_report"):
+            observer.on_report(item, report)
         return report
 
-    @pytest.hookimpl(tryfirst=True)  # what a room adds to a report stands in all that is made of it
+    @pytest.hookimpl(tryfirst=True)  # what an observer adds to a report stands in all that is made of it
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Follow the reports of subtests, which come this way only, and the end of all attempts."""
-        for room in self._outward("on_logged_report"):
-            room.on_logged_report(report)
+        for observer in self._outward("on_logged_report"):
+            observer.on_logged_report(report)
 
     @pytest.hookimpl(
         wrapper=True, trylast=True
@@ -209,8 +211,8 @@ class Lifecycle:
     def pytest_sessionfinish(self, exitstatus: int) -> Generator[None, None, None]:
         """Follow the end, also of a test that was interrupted, which gets no teardown and no report."""
         with ExitStack() as blocks:
-            for room in self.inward("during_sessionfinish"):
-                blocks.enter_context(room.during_sessionfinish(exitstatus))
+            for observer in self.inward("during_sessionfinish"):
+                blocks.enter_context(observer.during_sessionfinish(exitstatus))
             return (yield)
 
 
@@ -222,6 +224,6 @@ class _Start:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
-        for room in self._lifecycle.inward("at_start"):
-            room.at_start(item)
+        for observer in self._lifecycle.inward("at_start"):
+            observer.at_start(item)
         return (yield)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from pytest_mlctx.findings import InferredRequirements
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.lifecycle import Observer
 from pytest_mlctx.services import children, requirements, store
 
 
-class ModelRequirements(Room):
+class ModelRequirements(Observer):
     """Reuses requirements from its making to `close`, always or while a temporary store is in force."""
 
     def __init__(self, below: list[Path] | None) -> None:

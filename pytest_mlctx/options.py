@@ -173,7 +173,7 @@ OPTIONS = (
     Option(
         "leaks",
         "what to do when a test leaves the process-wide state changed: auto puts it back for tests that use "
-        "a service and counts them; warn and error judge every test",
+        "a service and counts them; warn and error check every test",
         default="auto",
         choices=get_args(Leaks),
     ),

@@ -147,7 +147,7 @@ def pytest_terminal_summary(
     session = config.stash.get(Session.key, None)
     if session is None or config.option.collectonly or workers.given(config):
         return  # a worker has a terminal of its own where plugins are not loaded by themselves
-    left = session.unserved_files()
+    left = session.default_store_files()
     if not (left or session.active or session.workers.header or session.settings.given):
         return
     from pytest_mlctx import report

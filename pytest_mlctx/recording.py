@@ -14,8 +14,8 @@ import pytest
 
 from pytest_mlctx import gate_report
 from pytest_mlctx.attempts import STATUS, Attempt, Outcome
-from pytest_mlctx.lifecycle import Room
-from pytest_mlctx.test_facts import IDENTITY
+from pytest_mlctx.lifecycle import Observer
+from pytest_mlctx.report_data import IDENTITY
 from pytest_mlctx.trials import TRIALS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _Test = tuple[str, str]
 """Its node id, and the worker that runs it."""
 
 
-class Recording(Room):
+class Recording(Observer):
     """Follows reports, under xdist those of all workers, and writes a record when a test is over."""
 
     def __init__(self, config: pytest.Config, settings: Settings, opened: Callable[[], Records]) -> None:
@@ -123,7 +123,7 @@ class Recording(Room):
 
     @property
     def _told(self) -> str:
-        from pytest_mlctx.services.secrets import redact
+        from pytest_mlctx.services.credentials import redact
 
         return redact(self.uri)
 

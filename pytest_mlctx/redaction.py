@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from pytest_mlctx import pytest_internals
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.lifecycle import Observer
 
 
-class Redaction(Room):
+class Redaction(Observer):
     """Redacts reports, for the terminal and whatever else is made of them, the log file and live logs."""
 
     def __init__(self, config: pytest.Config) -> None:
-        from pytest_mlctx.services.secrets import redact_prose
+        from pytest_mlctx.services.credentials import redact_prose
 
         self._redact = redact_prose
         for handler in pytest_internals.log_file_handlers(config):  # what reports show of a log is in them

@@ -43,7 +43,7 @@ def header(session: Session, items: Iterable[pytest.Item] | None = None) -> list
     parts = [f"{name}: {line}" for name, line in lines.items()]
     parts += [f"{name}: {getattr(settings, name)}" for name in _MODES if settings.origins[name] != "default"]
     if settings.record:
-        from pytest_mlctx.services.secrets import redact
+        from pytest_mlctx.services.credentials import redact
 
         parts.append(f"records: {redact(settings.record)}, experiment {settings.experiment!r}")
     if settings.autouse:
@@ -55,7 +55,7 @@ def header(session: Session, items: Iterable[pytest.Item] | None = None) -> list
 
 
 def _tracking(session: Session) -> str:
-    from pytest_mlctx.services.secrets import redact
+    from pytest_mlctx.services.credentials import redact
 
     settings = session.settings
     store = redact(settings.tracking_uri) if settings.tracking_uri else "temporary store"
@@ -90,12 +90,12 @@ def summary(
             found.append(session.tracking.unclosed)  # of a test that was interrupted, which gets no report
         if kind is findings.UnclosedRuns and session.workers.left_open:
             found.append(session.workers.left_open)
-        if kind is findings.Unserved and left:
-            from pytest_mlctx import unserved
+        if kind is findings.DefaultStoreUse and left:
+            from pytest_mlctx import default_store
 
-            found.append(unserved.writer(left, carried))
+            found.append(default_store.writer(left, carried))
         if found:
-            parts.append(kind.told(found, judges_every_test=session.judges_every_test))
+            parts.append(kind.told(found, checks_every_test=session.checks_every_test))
     if session.recording is not None:
         parts.append(("", session.recording.lines(quiet=quiet, verbose=verbose)))
     return [(title, lines) for title, lines in parts if lines]

@@ -15,7 +15,7 @@ import pytest
 from pytest_mlctx import fixture_registry, options, workers
 from pytest_mlctx.settings import Settings
 
-if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no service pays for none
+if TYPE_CHECKING:  # an observer is imported when it is needed: a suite that uses no service pays for none
     from pytest_mlctx.artifacts import Artifacts
     from pytest_mlctx.baselines import Baselines
     from pytest_mlctx.environment import Environment
@@ -24,13 +24,13 @@ if TYPE_CHECKING:  # a room is imported when it is entered: a suite that uses no
     from pytest_mlctx.isolation import Sandbox
     from pytest_mlctx.late_threads import LateThreads
     from pytest_mlctx.lifecycle import Lifecycle
-    from pytest_mlctx.mlflow_tests import MlflowTests
+    from pytest_mlctx.mlflow_plugin import MlflowPlugin
     from pytest_mlctx.recording import Recording
+    from pytest_mlctx.report_data import ReportData
     from pytest_mlctx.services import MlflowService
     from pytest_mlctx.services.records import Records
     from pytest_mlctx.services.server import Server
     from pytest_mlctx.services.store import Store
-    from pytest_mlctx.test_facts import TestFacts
     from pytest_mlctx.traces import Traces
     from pytest_mlctx.tracking import Tracking
 
@@ -54,10 +54,10 @@ class Session:
         self.settings: Settings = settings
         self.began: float = time.monotonic()
         self.active: bool = False
-        self.served: Server | None = None  # once a test asks for it
+        self.running_server: Server | None = None  # once a test asks for it
         self.recording: Recording | None = None
-        self.test_facts: TestFacts | None = None
-        self._mlflow_tests: MlflowTests | None = None  # where its plugin is in use
+        self.report_data: ReportData | None = None
+        self._mlflow_plugin: MlflowPlugin | None = None  # where its plugin is in use
         self._reuses_requirements = False
         self.workers: workers.Workers = workers.Workers()
         self._records_mistake = ""
@@ -84,7 +84,7 @@ class Session:
 
     @cached_property
     def lifecycle(self) -> Lifecycle:
-        """Calls the rooms that follow tests."""
+        """Calls the observers that follow tests."""
         from pytest_mlctx.lifecycle import Lifecycle
 
         return Lifecycle(self._config)
@@ -94,7 +94,7 @@ class Session:
         """Looks after the state between tests."""
         from pytest_mlctx.guard import Guard
 
-        every_test = bool(self.settings.autouse) or self.judges_every_test
+        every_test = bool(self.settings.autouse) or self.checks_every_test
         return Guard(
             self.settings.leaks, (lambda item: True) if every_test else fixture_registry.uses_a_service
         )
@@ -143,7 +143,7 @@ class Session:
         )
 
     @property
-    def judges_every_test(self) -> bool:
+    def checks_every_test(self) -> bool:
         """Whether tests that use no service are to be looked at as well."""
         return self.settings.leaks in ("warn", "error")
 
@@ -152,7 +152,7 @@ class Session:
         used = self.used_by(items)
         if used:
             self._load_loguru()
-        if items and (self.judges_every_test or used):
+        if items and (self.checks_every_test or used):
             self._follow()
         if any(item.get_closest_marker("mlctx_trials") for item in items):
             from pytest_mlctx.trials import Trials
@@ -178,20 +178,20 @@ class Session:
         self._config.add_cleanup(state.expect(*uris.files(self.settings.record)))
 
         if not workers.is_controller(self._config):
-            from pytest_mlctx.test_facts import TestFacts
+            from pytest_mlctx.report_data import ReportData
 
-            self.test_facts = TestFacts(self.tracking, self.settings.record)
-            self._config.add_cleanup(self.test_facts.close)
+            self.report_data = ReportData(self.tracking, self.settings.record)
+            self._config.add_cleanup(self.report_data.close)
             self.environment.asked_for.add(self.settings.record)
-            self.lifecycle.join("tracking", self.tracking)
-            self.lifecycle.join("test_facts", self.test_facts)
-            self.lifecycle.join("redaction", Redaction(self._config))
+            self.lifecycle.register("tracking", self.tracking)
+            self.lifecycle.register("report_data", self.report_data)
+            self.lifecycle.register("redaction", Redaction(self._config))
         if not workers.given(self._config):
             from pytest_mlctx.recording import Recording
 
             self.recording = Recording(self._config, self.settings, lambda: self.records)
             self.recording.open()
-            self.lifecycle.join("recording", self.recording)
+            self.lifecycle.register("recording", self.recording)
 
     @cached_property
     def records(self) -> Records:
@@ -220,7 +220,7 @@ class Session:
         return Baselines(
             self.settings,
             self._config.rootpath,
-            self.test_facts,
+            self.report_data,
             lambda: self.records,
             self.tracking.session_tags["mlctx.session"],
         )
@@ -232,29 +232,29 @@ class Session:
 
     def _follow(self, request: pytest.FixtureRequest | None = None) -> None:
         if not self.active:
-            from pytest_mlctx.mistakes import Mistakes
             from pytest_mlctx.redaction import Redaction
             from pytest_mlctx.services import state
+            from pytest_mlctx.setup_errors import SetupErrors
 
             self.active = True
-            workers.told_active(self._config)
+            workers.tell_active(self._config)
             self._config.add_cleanup(state.watch(self._config.rootpath))
-            self.lifecycle.join("guard", self.guard, request)
-            self.lifecycle.join("tracking", self.tracking, request)
-            self.lifecycle.join("failure_sections", self._failure_sections())
-            self.lifecycle.join("mistakes", Mistakes())
-            self.lifecycle.join("redaction", Redaction(self._config))
+            self.lifecycle.register("guard", self.guard, request)
+            self.lifecycle.register("tracking", self.tracking, request)
+            self.lifecycle.register("failure_sections", self._failure_sections())
+            self.lifecycle.register("setup_errors", SetupErrors())
+            self.lifecycle.register("redaction", Redaction(self._config))
             if self._config.pluginmanager.hasplugin(MLFLOWS_PLUGIN):
-                from pytest_mlctx.mlflow_tests import MlflowTests
+                from pytest_mlctx.mlflow_plugin import MlflowPlugin
 
-                self._mlflow_tests = MlflowTests(self.settings.isolation == "session")
-                self.lifecycle.join("mlflow_tests", self._mlflow_tests)
+                self._mlflow_plugin = MlflowPlugin(self.settings.isolation == "session")
+                self.lifecycle.register("mlflow_plugin", self._mlflow_plugin)
             if "mlflow" not in self.settings.autouse:
-                from pytest_mlctx.unserved import FirstUnserved
+                from pytest_mlctx.default_store import FirstUse
 
-                unserved = FirstUnserved()
-                self._config.add_cleanup(unserved.close)
-                self.lifecycle.join("unserved", unserved)
+                default_store = FirstUse()
+                self._config.add_cleanup(default_store.close)
+                self.lifecycle.register("default_store", default_store)
 
     def _failure_sections(self) -> FailureSections:
         from pytest_mlctx.failure_sections import FailureSections
@@ -262,8 +262,8 @@ class Session:
         return FailureSections(
             self._config,
             self.tracking,
-            server=lambda: self.served,
-            traces=lambda: self.traces.outbox if "traces" in vars(self) else [],
+            server=lambda: self.running_server,
+            traces=lambda: self.traces.finished if "traces" in vars(self) else [],
         )
 
     def reuse_requirements(self, below: list[Path] | None = None) -> None:
@@ -274,14 +274,14 @@ class Session:
 
         self._reuses_requirements = True
         requirements = ModelRequirements(below)
-        self.lifecycle.join("model_requirements", requirements)
+        self.lifecycle.register("model_requirements", requirements)
         self._config.add_cleanup(requirements.close)
 
     def _mlflow_files(self) -> set[Path]:
         root = self._config.rootpath
         return {root / name for name in MLFLOW_FILES if os.path.lexists(root / name)}
 
-    def unserved_files(self) -> list[Path]:
+    def default_store_files(self) -> list[Path]:
         """What MLflow left in the rootdir since the start, in a session in which no service was used."""
         if self.active or self.workers.active:
             return []  # what its tests left is named as theirs
@@ -298,8 +298,8 @@ class Session:
     def beside_mlflows_plugin(self) -> Iterator[None]:
         """Within the block MLflow's own plugin tracks to the store of the tests."""
         yield
-        if self._mlflow_tests is not None:
-            self._mlflow_tests.close()
+        if self._mlflow_plugin is not None:
+            self._mlflow_plugin.close()
 
     @cached_property
     def artifacts(self) -> Artifacts:
@@ -314,7 +314,7 @@ class Session:
         from pytest_mlctx.late_threads import LateThreads
 
         late_threads = LateThreads()
-        self.lifecycle.join("late_threads", late_threads)
+        self.lifecycle.register("late_threads", late_threads)
         return late_threads
 
     @contextmanager
@@ -322,7 +322,7 @@ class Session:
         """A store that is empty for each test that asks."""
         from pytest_mlctx.isolation import Sandbox
 
-        self.lifecycle.join("artifacts", self.artifacts)
+        self.lifecycle.register("artifacts", self.artifacts)
         with self.own_store(Path("sandbox.db")) as store:
             yield Sandbox(self.artifacts, store)
 
@@ -333,15 +333,15 @@ class Session:
 
         controller = workers.controller(self._config)
         if controller is None:
-            self.served = server.start(basetemp / "mlctx-server", **config)
+            self.running_server = server.start(basetemp / "mlctx-server", **config)
         else:
-            self.served = server.shared(basetemp.parent / "mlctx-server", controller, **config)
-        self.environment.asked_for.add(self.served.url)  # no concern of --mlctx-remote
+            self.running_server = server.shared(basetemp.parent / "mlctx-server", controller, **config)
+        self.environment.asked_for.add(self.running_server.url)  # no concern of --mlctx-remote
         try:
-            yield self.served.url
+            yield self.running_server.url
         finally:
             if controller is None:
-                server.stop(self.served)
+                server.stop(self.running_server)
 
     @contextmanager
     def own_store(self, place: Path) -> Iterator[Store]:
@@ -367,10 +367,10 @@ class Session:
         store, empty = self.environment.store, self.environment.empty
         by_test = self.settings.isolation != "session"
         with ExitStack() as stack:
-            if self._is_served(service.tracking_uri) and by_test:
+            if self._is_our_server(service.tracking_uri) and by_test:
                 server = ServerIsolation(self.guard, service.tracking_uri, service.experiment_name)
-                self.lifecycle.join("isolation", server, request)
-                stack.callback(self.lifecycle.leave, "isolation")
+                self.lifecycle.register("isolation", server, request)
+                stack.callback(self.lifecycle.unregister, "isolation")
             if store is None or empty is None or service.tracking_uri != store.uri:
                 yield
                 return
@@ -384,22 +384,22 @@ class Session:
                     empty,
                     service.experiment_name,
                 )
-                self.lifecycle.join("isolation", isolation, request)
-                self.lifecycle.join("artifacts", self.artifacts, request)
-                stack.callback(self.lifecycle.leave, "isolation")
+                self.lifecycle.register("isolation", isolation, request)
+                self.lifecycle.register("artifacts", self.artifacts, request)
+                stack.callback(self.lifecycle.unregister, "isolation")
             yield
 
     def refuses(self, tracking_uri: str) -> str | None:
         """Why tests cannot track there, as one sentence."""
-        temporary = tracking_uri == self.environment.store_uri or self._is_served(tracking_uri)
+        temporary = tracking_uri == self.environment.store_uri or self._is_our_server(tracking_uri)
         if self.settings.isolation == "test" and not temporary:
             return options.needs_the_temporary_store(
                 self.settings.origins["isolation"], "the fixture mlflow_config"
             )
         return None
 
-    def _is_served(self, uri: str) -> bool:
-        return self.served is not None and uri == self.served.url
+    def _is_our_server(self, uri: str) -> bool:
+        return self.running_server is not None and uri == self.running_server.url
 
     def used_by(self, items: list[pytest.Item]) -> bool:
         """Whether one of these tests is known to use a service before it runs."""

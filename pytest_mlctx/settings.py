@@ -73,9 +73,9 @@ def read(config: pytest.Config, given: argparse.Namespace) -> Settings:
     for option in OPTIONS:
         values[option.name], origins[option.name] = _value(config, given, option)
     if any(origin != "default" for origin in origins.values()):
-        from pytest_mlctx.validation import judge
+        from pytest_mlctx.validation import validate
 
-        judge(values, origins, config)
+        validate(values, origins, config)
     return Settings(
         experiment=values.pop("experiment") or " ".join(config.rootpath.name.split()) or "default",
         tags=values.pop("tag") or {},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.lifecycle import Observer
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace
@@ -32,18 +32,18 @@ class _Author(NamedTuple):
     task: weakref.ref[asyncio.Task[Any]] | None
 
 
-class Traces(Room):
+class Traces(Observer):
     """Follows traces while the MLflow service is in force.
 
     Attributes:
-        outbox: the traces that the test finished, oldest first; of each attempt at it another list.
+        finished: the traces that the test finished, oldest first; of each attempt at it another list.
     """
 
     def __init__(self, guard: Guard, late_threads: LateThreads, tracking: Tracking) -> None:
         self._guard, self._late_threads, self._tracking = guard, late_threads, tracking
         self._of_fixtures = 0  # of higher scope, which are in the middle of their setup
         self._authors: dict[str, _Author] = {}  # of the traces that the test has begun, by their ids
-        self.outbox: list[Trace] = []
+        self.finished: list[Trace] = []
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -56,24 +56,24 @@ class Traces(Room):
     def _begun(self, info: Any) -> Callable[[Any], None] | None:
         import mlflow
 
-        from pytest_mlctx.services import mlflow_tests
+        from pytest_mlctx.services import mlflow_plugin
 
         try:
             self._late_threads.check()
         except RuntimeError:  # of a test before
             return None
-        own = {**self._tracking.trace_tags(mlflow.get_tracking_uri()), **mlflow_tests.tags()}
+        own = {**self._tracking.trace_tags(mlflow.get_tracking_uri()), **mlflow_plugin.tags()}
         info.tags.update({key: value for key, value in own.items() if key not in info.tags})
         if self._of_fixtures:
             return None
         self._authors[getattr(info, "trace_id", None) or info.request_id] = _Author(
             threading.current_thread(), _task()
         )
-        return self.outbox.append
+        return self.finished.append
 
     def before_setup(self, item: pytest.Item) -> None:
         """Begin a test, or another attempt at it."""
-        self.outbox, self._authors = [], {}
+        self.finished, self._authors = [], {}
 
     def after_teardown(self, item: pytest.Item, *, failed: bool) -> None:
         """Close what the test has left open in other threads, or in no context, and name it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_mlctx.findings import MissingInternals, UnclosedRuns
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.lifecycle import Observer
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class OpenedRun(NamedTuple):
     """The fixture of higher scope that opened it."""
 
 
-class Tracking(Room):
+class Tracking(Observer):
     """Follows each test from its setup to its outcome; registered once the MLflow service is in force."""
 
     def __init__(self, settings: Settings, workerinput: Mapping[str, Any]) -> None:
@@ -157,7 +157,7 @@ class Tracking(Room):
             unclosed = self._close("FAILED" if self._outcome == "failed" else "FINISHED", self._outcome)
             if unclosed:
                 UnclosedRuns.attach(report, unclosed)
-            internals = sys.modules.get("pytest_mlctx.services.internals")
+            internals = sys.modules.get("pytest_mlctx.services.mlflow_internals")
             if internals is not None and internals.missing:
                 MissingInternals.attach(report, internals.missing)
             self._tag_outcome()

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_mlctx import findings, pytest_internals
 from pytest_mlctx.options import TRIALS_MARKER
-from pytest_mlctx.test_facts import IDENTITY, TRACKED
+from pytest_mlctx.report_data import IDENTITY, TRACKED
 
 TRIALS = "mlctx_trials"
 """The attribute of a recorded test's teardown report: the reports of each trial, as data."""
@@ -22,7 +22,7 @@ _APART = 1_000_003  # between seeds: pytest-randomly adds the test's own number,
 _WORSE = 0.1  # than `pass_rate`: the agent that the reader of a failure is told about
 
 
-class Asked(NamedTuple):
+class TrialsMarker(NamedTuple):
     """What the marker asks for."""
 
     trials: int
@@ -45,7 +45,7 @@ class Asked(NamedTuple):
         )
 
 
-def asked_for(item: pytest.Item) -> Asked | None:
+def asked_for(item: pytest.Item) -> TrialsMarker | None:
     """What the closest marker of a test asks for; None where it has none, or one of a single trial.
 
     Raises:
@@ -62,7 +62,7 @@ def asked_for(item: pytest.Item) -> Asked | None:
         raise TypeError(f"takes a number of trials of 1 or more, not {count!r}")
     if isinstance(pass_rate, bool) or not isinstance(pass_rate, (int, float)) or not 0 < pass_rate <= 1:
         raise TypeError(f"takes a pass_rate above 0 and up to 1, not {pass_rate!r}")
-    return Asked(count, pass_rate) if count > 1 else None
+    return TrialsMarker(count, pass_rate) if count > 1 else None
 
 
 def wilson(passed: int, count: int) -> tuple[float, float]:
@@ -102,7 +102,7 @@ class Trials:
             raise pytest.fail.Exception(told, pytrace=False) from None
 
 
-def _run(item: pytest.Item, nextitem: pytest.Item | None, asked: Asked) -> list[pytest_internals.Ran]:
+def _run(item: pytest.Item, nextitem: pytest.Item | None, asked: TrialsMarker) -> list[pytest_internals.Ran]:
     trials: list[pytest_internals.Ran] = []
     given, over = len(item.user_properties), False
 
@@ -147,7 +147,7 @@ def _counts(trials: Sequence[pytest_internals.Ran]) -> tuple[int, int]:
 
 
 def _as_one(
-    item: pytest.Item, asked: Asked, trials: Sequence[pytest_internals.Ran]
+    item: pytest.Item, asked: TrialsMarker, trials: Sequence[pytest_internals.Ran]
 ) -> list[pytest.TestReport]:
     """The reports of one test: an error in a setup or teardown is an error, a skip skips the test."""
     first, last = trials[0].phases, trials[-1].phases
@@ -206,7 +206,7 @@ def _by_kind(trials: Sequence[pytest_internals.Ran]) -> list[_Numbered]:
 
 
 def _explained(
-    asked: Asked, trials: Sequence[pytest_internals.Ran], told: str, kinds: Sequence[_Numbered]
+    asked: TrialsMarker, trials: Sequence[pytest_internals.Ran], told: str, kinds: Sequence[_Numbered]
 ) -> Iterator[str]:
     passed, _ = _counts(trials)
     low, high = wilson(passed, len(trials))

@@ -20,7 +20,7 @@ _LONGEST_KEY = 250  # characters (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
 LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 
 
-def judge(values: dict[str, Any], origins: Mapping[str, Origin], config: pytest.Config) -> None:
+def validate(values: dict[str, Any], origins: Mapping[str, Origin], config: pytest.Config) -> None:
     """Put in the place of each given value what it means.
 
     Raises:
@@ -34,7 +34,7 @@ def judge(values: dict[str, Any], origins: Mapping[str, Origin], config: pytest.
         if values["isolation"] == "test" and values["tracking_uri"] is not None:
             _prefer_one(values, origins)
     except pytest.UsageError as error:
-        from pytest_mlctx.services.secrets import redact
+        from pytest_mlctx.services.credentials import redact
 
         raise pytest.UsageError(redact(str(error))) from None
 

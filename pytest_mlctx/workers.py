@@ -32,7 +32,7 @@ def controller(config: pytest.Config) -> int | None:
     return given(config).get(_CONTROLLER)
 
 
-def told_active(config: pytest.Config) -> None:
+def tell_active(config: pytest.Config) -> None:
     """Tell the controller, where there is one, that this worker has used a service."""
     getattr(config, "workeroutput", {})[_ACTIVE] = True
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from pytest_mlctx.services import secrets, state
+from pytest_mlctx.services import credentials, state
 from pytest_mlctx.services.errors import ServiceError
 from pytest_mlctx.services.state.leases import Lease, in_order, leases, numbers
 
@@ -43,7 +43,7 @@ class Service(BaseModel, ABC):
         try:
             return handler(values)
         except ValidationError as error:
-            raise secrets.redacted(error) from None
+            raise credentials.redacted(error) from None
 
     @abstractmethod
     def _apply(self) -> object:
@@ -127,7 +127,7 @@ class Service(BaseModel, ABC):
     def _public_configuration(self) -> dict[str, Any]:
         """The configuration as logs may show it: without credentials."""
         return {
-            field: secrets.redact(value) if isinstance(value, str) else value
+            field: credentials.redact(value) if isinstance(value, str) else value
             for field, value in self.model_dump().items()
         }
 

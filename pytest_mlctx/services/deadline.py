@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from pytest_mlctx.services.secrets import redact
+from pytest_mlctx.services.credentials import redact
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from pytest_mlctx.services import internals
+from pytest_mlctx.services import mlflow_internals
 
 _TRACKING, _REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
 _ID, _NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
@@ -94,9 +94,9 @@ def _module(name: str) -> Any:
 
 
 def _wrap(name: str, wrapper: Callable[[Any], Any]) -> None:
-    if not internals.known(name):
+    if not mlflow_internals.known(name):
         return
-    module = internals.owner(name)
+    module = mlflow_internals.owner(name)
     original = getattr(module, name)
     if not hasattr(original, "mlctx_defaults"):
         wrapped: Any = wraps(original)(wrapper(original))
@@ -172,7 +172,7 @@ def kept_from_other_stores() -> Iterator[None]:
 
         return start
 
-    with internals.around(subprocess.Popen, "__init__", wrap):
+    with mlflow_internals.around(subprocess.Popen, "__init__", wrap):
         yield
 
 

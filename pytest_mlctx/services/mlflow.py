@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from pytest_mlctx.services import defaults, experiment_names, remote, runs, secrets, state, store, uris
+from pytest_mlctx.services import credentials, defaults, experiment_names, remote, runs, state, store, uris
 from pytest_mlctx.services.base import Service
 from pytest_mlctx.services.deadline import within
 from pytest_mlctx.services.errors import ServiceError
@@ -75,7 +75,7 @@ class MlflowService(Service):
     def _discreet(cls, uri: str | None, values: ValidationInfo) -> str | None:
         if not uri and values.field_name == "registry_uri":
             return values.data.get("tracking_uri")
-        return secrets.discreet(uri or "")
+        return credentials.discreet(uri or "")
 
     @field_validator("experiment_name")
     @classmethod
@@ -134,7 +134,7 @@ class MlflowService(Service):
                 if status == "FINISHED":
                     raise
                 # The block's own error is the one to be seen.
-                logger.warning("MLflow run {} could not be ended: {}", run_id, secrets.redact(str(error)))
+                logger.warning("MLflow run {} could not be ended: {}", run_id, credentials.redact(str(error)))
             else:
                 seconds = time.monotonic() - began
                 logger.info(
@@ -161,7 +161,7 @@ class MlflowService(Service):
             for field, uri in stores.items():
                 if remote.reaches(uri) and not store.is_temporary(uri):
                     uris.ask(f"MlflowService.{field}", uri, self.experiment_name)
-            store.serve(*stores.values())
+            store.install_builders(*stores.values())
             defaults.track_to(self.tracking_uri, registry_uri)
             ours = store.store_of(self.tracking_uri)
             known = None if ours is None else ours.experiment_id(self.experiment_name)
@@ -221,8 +221,8 @@ class MlflowService(Service):
         except ServiceError:
             raise
         except Exception as error:
-            where = f"MlflowService.tracking_uri {secrets.redact(self.tracking_uri)!r}"
-            text = secrets.redact(" ".join(str(error).split()))
+            where = f"MlflowService.tracking_uri {credentials.redact(self.tracking_uri)!r}"
+            text = credentials.redact(" ".join(str(error).split()))
             if incompatible := incompatibility(error):
                 sentence = incompatible
             elif "out-of-date database schema" in text or "Can't locate revision" in text:

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pytest_mlctx.services import deadline, history, secrets, uris
+from pytest_mlctx.services import credentials, deadline, history, uris
 from pytest_mlctx.services.errors import ServiceError
 from pytest_mlctx.services.runs import opened_apart
 
@@ -199,7 +199,7 @@ class Records:
         with tempfile.TemporaryDirectory(prefix="mlctx-") as folder:
             for name, text in files.items():
                 path = Path(folder, name)
-                path.write_text(secrets.redact_prose(text), "utf-8", errors="backslashreplace")
+                path.write_text(credentials.redact_prose(text), "utf-8", errors="backslashreplace")
             registry.get_artifact_repository(uri).log_artifacts(folder)
 
     def _end_abandoned(self) -> None:
@@ -226,7 +226,7 @@ class Records:
         run_id = run_id or self.session_run
         if uris.scheme(self.uri) not in ("http", "https") or run_id is None:
             return None
-        return secrets.redact(f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}")
+        return credentials.redact(f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}")
 
 
 @contextmanager
@@ -238,13 +238,15 @@ def _told(uri: str) -> Iterator[None]:
     except ServiceError:
         raise
     except Exception as error:
-        told = incompatibility(error) or f"{secrets.redact(uri)!r} cannot be used ({deadline.reason(error)})"
+        told = (
+            incompatibility(error) or f"{credentials.redact(uri)!r} cannot be used ({deadline.reason(error)})"
+        )
         raise ServiceError(told) from None
 
 
 def storable(text: str, longest: int = _LONGEST_VALUE) -> str:
     """The text as every store takes it, without credentials; what is cut ends in a digest."""
-    text = secrets.redact_prose(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    text = credentials.redact_prose(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     if len(text) <= longest:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]

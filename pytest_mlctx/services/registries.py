@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from pytest_mlctx.services import internals
+from pytest_mlctx.services import mlflow_internals
 from pytest_mlctx.services.errors import ServiceError
 
 _TRACKING, _MODELS = "_tracking_store_registry._registry", "_get_store_registry"
@@ -13,9 +13,9 @@ _TRACKING, _MODELS = "_tracking_store_registry._registry", "_get_store_registry"
 
 def both() -> tuple[Any, ...]:
     """That of tracking stores, and that of model registries; none where this MLflow keeps them otherwise."""
-    if not (internals.known(_TRACKING) and internals.known(_MODELS)):
+    if not (mlflow_internals.known(_TRACKING) and mlflow_internals.known(_MODELS)):
         return ()
-    return internals.owner(_TRACKING), internals.owner(_MODELS)._get_store_registry()
+    return mlflow_internals.owner(_TRACKING), mlflow_internals.owner(_MODELS)._get_store_registry()
 
 
 def forget() -> None:

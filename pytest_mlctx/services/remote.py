@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytest_mlctx.services import internals, registries, secrets, uris
+from pytest_mlctx.services import credentials, mlflow_internals, registries, uris
 from pytest_mlctx.services.errors import ServiceError
 
 Policy = Literal["refuse", "redirect", "allow"]
@@ -52,7 +52,7 @@ def reaches(uri: str) -> bool:
         return True
     if _rules[-1].policy == "refuse":
         raise ServiceError(
-            f"The store {secrets.redact(uri)!r} is remote and was not asked for: {_rules[-1].remedy}"
+            f"The store {credentials.redact(uri)!r} is remote and was not asked for: {_rules[-1].remedy}"
         )
     return False
 
@@ -79,7 +79,7 @@ def governed(policy: Policy, *, remedy: str, exempt: Collection[str] = ()) -> It
     try:
         with ExitStack() as asked:
             for name in _MODEL_QUESTIONS:
-                asked.enter_context(internals.wrapped(name, _unless_elsewhere))
+                asked.enter_context(mlflow_internals.wrapped(name, _unless_elsewhere))
             yield
     finally:
         _rules.remove(rule)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
-from pytest_mlctx.services import deadline, internals, state, uris
+from pytest_mlctx.services import deadline, mlflow_internals, state, uris
 from pytest_mlctx.services.registries import tracking_store
 from pytest_mlctx.services.state.mlflow_runs import DEADLINE, active_runs, set_status
 from pytest_mlctx.services.state.mlflow_stores import Engine
@@ -54,7 +54,7 @@ def tagging(tags: Tags, opened: Opened = lambda uri, run_id: None) -> Iterator[N
     All ways lead through ``TrackingServiceClient.create_run``: the fluent API, a client, autologging.
     """
     if not _providers:
-        _wrapping.enter_context(internals.wrapped("TrackingServiceClient.create_run", _tagged))
+        _wrapping.enter_context(mlflow_internals.wrapped("TrackingServiceClient.create_run", _tagged))
     provider = tags, opened
     _providers.append(provider)
     try:
@@ -69,7 +69,7 @@ def tagging(tags: Tags, opened: Opened = lambda uri, run_id: None) -> Iterator[N
 def sourced(name: str) -> Iterator[None]:
     """Within the block this is the source that MLflow names, unless code sets another ``sys.argv`` itself."""
     before = sys.argv[:1]
-    with internals.wrapped(
+    with mlflow_internals.wrapped(
         "_get_source_name", lambda original: lambda: name if sys.argv[:1] == before else original()
     ):
         yield
@@ -146,7 +146,7 @@ def opened_apart(store_uri: str, ask: Callable[[], None]) -> Iterator[Any]:
                 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
             import_module("mlflow")
             ask()
-            builders.serve(store_uri)
+            builders.install_builders(store_uri)
             yield tracking_store(store_uri)
         finally:
             state.restore(before)

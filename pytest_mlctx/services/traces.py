@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from pytest_mlctx.services import internals
+from pytest_mlctx.services import mlflow_internals
 from pytest_mlctx.services.store import builders, pending, temporary
 
 _OPEN = ("IN_PROGRESS", "TRACE_STATUS_UNSPECIFIED", "STATE_UNSPECIFIED")
@@ -47,8 +47,8 @@ def handed_over(begun: Callable[[Any], Callable[[Any], None] | None]) -> Iterato
         return pop_trace
 
     with (
-        internals.wrapped("InMemoryTraceManager.register_trace", registering),
-        internals.wrapped("InMemoryTraceManager.pop_trace", popping),
+        mlflow_internals.wrapped("InMemoryTraceManager.register_trace", registering),
+        mlflow_internals.wrapped("InMemoryTraceManager.pop_trace", popping),
     ):
         yield
 
@@ -67,9 +67,9 @@ def deferred() -> Iterator[None]:
             yield
             return
         for name in ("_log_spans", "_log_trace"):
-            stack.enter_context(internals.wrapped(f"MlflowV3SpanExporter.{name}", _deferring))
+            stack.enter_context(mlflow_internals.wrapped(f"MlflowV3SpanExporter.{name}", _deferring))
         for module in (mlflow, fluent):
-            stack.enter_context(internals.around(module, "flush_trace_async_logging", _flushing))
+            stack.enter_context(mlflow_internals.around(module, "flush_trace_async_logging", _flushing))
         yield
 
 
@@ -134,7 +134,9 @@ def state(trace: Any) -> str:
 
 def incompatibility() -> str | None:
     """Why this MLflow records no traces; None where it does."""
-    if internals.numbers("mlflow-skinny") >= (3, 5) or internals.numbers("opentelemetry-sdk") < (1, 36):
+    if mlflow_internals.numbers("mlflow-skinny") >= (3, 5) or mlflow_internals.numbers(
+        "opentelemetry-sdk"
+    ) < (1, 36):
         return None
     mlflow, telemetry = version("mlflow-skinny"), version("opentelemetry-sdk")
     return (

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from pytest_mlctx.services.credentials import redact
 from pytest_mlctx.services.deadline import DeadlineError, reason, within
 from pytest_mlctx.services.errors import ServiceError
-from pytest_mlctx.services.secrets import redact
 from pytest_mlctx.services.store.paths import artifacts_beside, expressible
 
 T = TypeVar("T")

@@ -25,9 +25,11 @@ mlflow.set_experiment("bench")
 print(time.perf_counter() - began)
 """
 BY_HAND = 'mlflow.set_tracking_uri(f"sqlite:///{path}")'
-OURS = (
-    "from pytest_mlctx.services import store; store.serve(); mlflow.set_tracking_uri(store.create(path).uri)"
-)
+OURS = """
+from pytest_mlctx.services import store
+store.install_builders()
+mlflow.set_tracking_uri(store.create(path).uri)
+"""
 
 NEW_FILES = """
 import sys, time

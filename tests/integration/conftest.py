@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import command, environment
@@ -20,10 +21,10 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def suite(tmp_path: Path):
+def suite(tmp_path: Path) -> Any:
     """Writes a suite and runs it in a process of its own."""
 
-    def run(source: str, *args: str, **options):
+    def run(source: str, *args: str, **options: Any) -> Any:
         folder = tmp_path / "suite"
         folder.mkdir(exist_ok=True)
         (folder / "test_it.py").write_text(textwrap.dedent(source))
@@ -44,7 +45,7 @@ def suite(tmp_path: Path):
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, request: pytest.FixtureRequest):
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
     """Mounts a file system of this many kilobytes."""
 
     def mount(size: int) -> Path:

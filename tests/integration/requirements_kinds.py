@@ -492,7 +492,7 @@ def main() -> None:
     """Save the models, and put what was told into ``told.json``."""
     from pytest_mlctx.services import requirements
     from pytest_mlctx.services.cache import Cache
-    from pytest_mlctx.services.requirements import helper, hook
+    from pytest_mlctx.services.requirements import helper, wrappers
     from pytest_mlctx.services.requirements.memory import Memory
 
     out, *steps = sys.argv[1:]
@@ -513,7 +513,7 @@ def main() -> None:
         helper.run = run_in_fork if mode != "alone" else lambda *_: False
         path = Path(out, f"{number}-{name}")
         print(f"--- {step}", file=sys.stderr, flush=True)
-        hook._memory = Memory(Cache(None)) if mode == "fresh" else None if was_fresh else hook._memory
+        wrappers._memory = Memory(Cache(None)) if mode == "fresh" else None if was_fresh else wrappers._memory
         was_fresh = mode == "fresh"
         began, inferred = time.perf_counter(), reuse.statistics.inferred
         KINDS[name](path)

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import command, environment
@@ -22,7 +23,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="signals and mounts a
 
 
 @pytest.fixture
-def inner(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester):
+def inner(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester) -> Any:
     """Runs a suite in this process."""
 
     def run(source: str, *args: str) -> pytest.RunResult:
@@ -69,7 +70,9 @@ STOPPING = """
 )
 @pytest.mark.parametrize("leaks", ["auto", pytest.param("error", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
-def test_a_session_that_is_stopped_leaves_nothing(pytester, capsys, stop, args, code, leaks):
+def test_a_session_that_is_stopped_leaves_nothing(
+    pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str], stop: str, args: Any, code: int, leaks: str
+) -> None:
     import mlflow
 
     before = (mlflow.get_tracking_uri(), dict(os.environ), mlflow.active_run())
@@ -88,7 +91,9 @@ def test_a_session_that_is_stopped_leaves_nothing(pytester, capsys, stop, args, 
 @pytest.mark.parametrize(
     "option", ["--collect-only", "--setup-plan", "--setup-show", "--setup-only", "--fixtures"]
 )
-def test_sessions_that_only_look_start_nothing_or_all(inner, pytester, option):
+def test_sessions_that_only_look_start_nothing_or_all(
+    inner: Any, pytester: pytest.Pytester, option: str
+) -> None:
     result = inner(
         """
         import mlflow
@@ -104,7 +109,7 @@ def test_sessions_that_only_look_start_nothing_or_all(inner, pytester, option):
 
 
 @pytest.mark.parametrize("leaks", ["auto", "warn"])
-def test_a_conftest_that_cannot_be_imported(inner, pytester, leaks):
+def test_a_conftest_that_cannot_be_imported(inner: Any, pytester: pytest.Pytester, leaks: str) -> None:
     pytester.makeconftest("raise RuntimeError('broken conftest')")
     pytester.makeini("[pytest]\nmlctx_autouse = mlflow")
     before = dict(os.environ)
@@ -114,7 +119,7 @@ def test_a_conftest_that_cannot_be_imported(inner, pytester, leaks):
     assert dict(os.environ) == before
 
 
-def test_a_handler_of_the_users_that_raises(inner):
+def test_a_handler_of_the_users_that_raises(inner: Any) -> None:
     result = inner(
         """
         from loguru import logger
@@ -136,7 +141,7 @@ def test_a_handler_of_the_users_that_raises(inner):
     result.assert_outcomes(passed=3, warnings=1)
 
 
-def test_a_sink_on_a_closed_stream(inner):
+def test_a_sink_on_a_closed_stream(inner: Any) -> None:
     result = inner("""
         import io, sys
         from loguru import logger
@@ -155,7 +160,7 @@ def test_a_sink_on_a_closed_stream(inner):
     result.assert_outcomes(passed=4)
 
 
-def test_a_thread_that_still_logs_at_the_end(suite):
+def test_a_thread_that_still_logs_at_the_end(suite: Any) -> None:
     result = suite("""
         import threading, time
         import mlflow
@@ -176,7 +181,7 @@ def test_a_thread_that_still_logs_at_the_end(suite):
 
 
 @linux
-def test_a_forked_child(suite):
+def test_a_forked_child(suite: Any) -> None:
     result = suite(
         """
         import os, sys
@@ -218,7 +223,7 @@ def test_a_forked_child(suite):
 OURS_IN_SIGHT = re.compile(r"INTERNALERROR|^E |pytest_mlctx/", re.MULTILINE)
 
 
-def test_a_full_disk(suite, small_disk):
+def test_a_full_disk(suite: Any, small_disk: Any) -> None:
     result = suite(
         """
         def test_before(): pass
@@ -237,7 +242,7 @@ def test_a_full_disk(suite, small_disk):
     assert re.search(r"^as in .*::test_run$", result.stdout, re.MULTILINE), result.stdout
 
 
-def test_a_disk_that_fills(suite, small_disk):
+def test_a_disk_that_fills(suite: Any, small_disk: Any) -> None:
     small = small_disk(8000)
     (small / "store").mkdir()
     result = suite(
@@ -276,7 +281,7 @@ def test_a_disk_that_fills(suite, small_disk):
 
 @linux
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount")
-def test_a_read_only_checkout(suite, tmp_path):
+def test_a_read_only_checkout(suite: Any, tmp_path: Path) -> None:
     suite.folder.mkdir()
     (suite.folder / "test_it.py").write_text(
         textwrap.dedent("""
@@ -346,7 +351,7 @@ def heed_ctrl_c() -> None:
 
 
 def interrupted(
-    suite, tmp_path: Path, seconds: float | None, number: int, *args: str
+    suite: Any, tmp_path: Path, seconds: float | None, number: int, *args: str
 ) -> tuple[int, str, int]:
     """Exit code, output and number of finished tests of a session that gets a signal.
 
@@ -396,7 +401,9 @@ MOMENTS = [
 
 @linux
 @pytest.mark.parametrize("seconds", MOMENTS)
-def test_a_session_that_is_killed_loses_nothing_that_was_finished(suite, tmp_path, user_store, seconds):
+def test_a_session_that_is_killed_loses_nothing_that_was_finished(
+    suite: Any, tmp_path: Path, user_store: Path, seconds: Any
+) -> None:
     uri = f"--mlctx-tracking-uri=sqlite:///{user_store}"
     code, _, finished = interrupted(suite, tmp_path, seconds, signal.SIGKILL, uri)
     assert code == -signal.SIGKILL
@@ -415,7 +422,7 @@ def test_a_session_that_is_killed_loses_nothing_that_was_finished(suite, tmp_pat
 
 @linux
 @pytest.mark.parametrize("seconds", MOMENTS)
-def test_ctrl_c_closes_what_is_open(suite, tmp_path, user_store, seconds):
+def test_ctrl_c_closes_what_is_open(suite: Any, tmp_path: Path, user_store: Path, seconds: Any) -> None:
     uri = f"--mlctx-tracking-uri=sqlite:///{user_store}"
     code, text, finished = interrupted(suite, tmp_path, seconds, signal.SIGINT, uri)
     # CPython loses a line number at some moments, and pytest stumbles over it while it tells of the Ctrl-C.
@@ -430,7 +437,7 @@ def test_ctrl_c_closes_what_is_open(suite, tmp_path, user_store, seconds):
 # Servers.
 
 
-def test_a_server_that_goes_away_and_the_password_in_its_uri(suite, tmp_path):
+def test_a_server_that_goes_away_and_the_password_in_its_uri(suite: Any, tmp_path: Path) -> None:
     source = """
         import mlflow
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -80,7 +81,7 @@ def is_gone(url: str) -> bool:
     [pytest.param((), marks=pytest.mark.slow), ("-p", "xdist", "-n", "2")],
     ids=["alone", "xdist"],
 )
-def test_one_server_for_the_session(suite, told, workers):
+def test_one_server_for_the_session(suite: Any, told: Path, workers: Any) -> None:
     result = suite(SUITE, *workers, env=environment(TOLD=str(told)))
     assert "4 passed" in result.stdout, result.stdout
     (url,) = {file.read_text() for file in told.iterdir()}
@@ -102,7 +103,7 @@ def test_one_server_for_the_session(suite, told, workers):
     [(), pytest.param(("-p", "xdist", "-n", "2"), marks=pytest.mark.slow)],
     ids=["alone", "xdist"],
 )
-def test_it_ends_with_a_session_that_is_killed(tmp_path, told, number, workers):
+def test_it_ends_with_a_session_that_is_killed(tmp_path: Path, told: Path, number: Any, workers: Any) -> None:
     (tmp_path / "test_it.py").write_text(
         "import os, pathlib, time\n"
         "def test(mlflow_server):\n"
@@ -127,7 +128,7 @@ def test_it_ends_with_a_session_that_is_killed(tmp_path, told, number, workers):
     session.wait(30)
 
 
-def test_its_log_is_in_the_report_of_a_test_that_fails(suite, told):
+def test_its_log_is_in_the_report_of_a_test_that_fails(suite: Any, told: Path) -> None:
     result = suite(
         """
         import mlflow
@@ -144,7 +145,7 @@ def test_its_log_is_in_the_report_of_a_test_that_fails(suite, told):
 
 
 @pytest.mark.slow
-def test_a_redirecting_session_reaches_it(suite, told):
+def test_a_redirecting_session_reaches_it(suite: Any, told: Path) -> None:
     result = suite(
         """
         import mlflow
@@ -159,7 +160,7 @@ def test_a_redirecting_session_reaches_it(suite, told):
     assert "1 passed" in result.stdout, result.stdout
 
 
-def test_the_service_tracks_to_it_and_each_test_has_an_experiment_of_its_own(suite, told):
+def test_the_service_tracks_to_it_and_each_test_has_an_experiment_of_its_own(suite: Any, told: Path) -> None:
     (suite.folder).mkdir()
     (suite.folder / "conftest.py").write_text(
         "import pytest\n"
@@ -195,7 +196,7 @@ def test_the_service_tracks_to_it_and_each_test_has_an_experiment_of_its_own(sui
         ({"environment": {"PYTHONHOME": "/nope"}}, "The MLflow server ended with 1; the end of its log:"),
     ],
 )
-def test_a_start_that_fails_is_told(suite, told, config, sentence):
+def test_a_start_that_fails_is_told(suite: Any, told: Path, config: Any, sentence: str) -> None:
     (suite.folder).mkdir()
     (suite.folder / "conftest.py").write_text(
         f"import pytest\n@pytest.fixture(scope='session')\ndef mlflow_server_config(): return {config}\n"
@@ -208,7 +209,7 @@ def test_a_start_that_fails_is_told(suite, told, config, sentence):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("flask_wtf") is None, reason="basic-auth wants Flask-WTF")
-def test_basic_auth(tmp_path, monkeypatch):
+def test_basic_auth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's own app; who has no credentials is told so in seconds, not after minutes."""
     from pytest_mlctx import MlflowService
 
@@ -235,7 +236,7 @@ def test_basic_auth(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("turns", [pytest.param(20, marks=pytest.mark.slow)], ids=["twenty times"])
-def test_nothing_is_left_of_many(tmp_path, turns):
+def test_nothing_is_left_of_many(tmp_path: Path, turns: int) -> None:
     for turn in range(turns):
         running = server.start(tmp_path / str(turn))
         assert is_open(running.url)
@@ -246,7 +247,7 @@ def test_nothing_is_left_of_many(tmp_path, turns):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
-def test_nothing_is_left_of_many_sessions_that_are_interrupted(tmp_path, told):
+def test_nothing_is_left_of_many_sessions_that_are_interrupted(tmp_path: Path, told: Path) -> None:
     """At any moment of the server's start and life, and where its start fails."""
     (tmp_path / "conftest.py").write_text(
         "import os, pytest\n"

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from desktop_bus import session_bus
@@ -61,7 +62,7 @@ def told(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in result.stdout.splitlines() if line.startswith("mlctx: ")][1:]
 
 
-def test_a_server_that_is_away(suite):
+def test_a_server_that_is_away(suite: Any) -> None:
     began = time.monotonic()
     result = suite(TEN, "--mlctx-record=http://127.0.0.1:9")
     (line,) = told(result)
@@ -69,7 +70,7 @@ def test_a_server_that_is_away(suite):
     assert time.monotonic() - began < 40, "not MLflow's minutes"
 
 
-def test_records_on_a_server(suite, server_url, monkeypatch):
+def test_records_on_a_server(suite: Any, server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     result = suite(TEN, f"--mlctx-record={server_url}", "--mlctx-experiment=records", "--junitxml=junit.xml")
     (line,) = told(result)
     address = rf"{server_url}/#/experiments/\d+/runs/[0-9a-f]{{32}}"
@@ -89,7 +90,7 @@ def test_records_on_a_server(suite, server_url, monkeypatch):
 
 
 @pytest.mark.slow
-def test_few_requests_a_test(suite, server_url):
+def test_few_requests_a_test(suite: Any, server_url: str) -> None:
     suite.folder.mkdir()
     (suite.folder / "conftest.py").write_text(ASKED)
     result = suite(TEN, f"--mlctx-record={server_url}", "--mlctx-experiment=requests")
@@ -99,7 +100,7 @@ def test_few_requests_a_test(suite, server_url):
 
 
 @pytest.mark.slow
-def test_gates_on_a_server_are_read_in_few_requests(suite, server_url):
+def test_gates_on_a_server_are_read_in_few_requests(suite: Any, server_url: str) -> None:
     suite.folder.mkdir()
     (suite.folder / "conftest.py").write_text(ASKED)
     gates = """
@@ -123,7 +124,9 @@ def test_gates_on_a_server_are_read_in_few_requests(suite, server_url):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mood", "missing"), [("busy", 0), ("hanging", 5)])
-def test_a_server_that_is_busy_for_a_while_or_hangs(suite, server_url, mood, missing):
+def test_a_server_that_is_busy_for_a_while_or_hangs(
+    suite: Any, server_url: str, mood: str, missing: int
+) -> None:
     """One that has answered before is waited for; one that hangs keeps the session waiting once."""
     with Front(server_url) as front:
         be = f"__import__('urllib.request').request.urlopen('{front.url}/be/{mood}')"
@@ -135,7 +138,7 @@ def test_a_server_that_is_busy_for_a_while_or_hangs(suite, server_url, mood, mis
     assert time.monotonic() - began < 60
 
 
-def test_a_server_that_dies_in_the_middle(suite, tmp_path):
+def test_a_server_that_dies_in_the_middle(suite: Any, tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
     with mlflow_server(tmp_path / "server") as url:
         pids = subprocess.run(["pgrep", "-f", "fastapi_app|make_server"], stdout=subprocess.PIPE, text=True)
@@ -158,7 +161,7 @@ def _works_in(pid: str, folder: Path) -> bool:
 @pytest.mark.slow
 @linux
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount")
-def test_a_store_that_is_read_only(suite, small_disk):
+def test_a_store_that_is_read_only(suite: Any, small_disk: Any) -> None:
     disk = small_disk(20_000)
     told(suite(TEN, f"--mlctx-record=sqlite:///{disk}/tests.db"))
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -169,7 +172,7 @@ def test_a_store_that_is_read_only(suite, small_disk):
 
 
 @pytest.mark.slow
-def test_a_store_that_is_taken_away_in_the_middle(suite, tmp_path):
+def test_a_store_that_is_taken_away_in_the_middle(suite: Any, tmp_path: Path) -> None:
     """SQLite then calls its file a readonly database."""
     (tmp_path / "here").mkdir()
     move = f"pathlib.Path({str(tmp_path / 'here')!r}).rename({str(tmp_path / 'there')!r})"
@@ -184,7 +187,7 @@ def test_a_store_that_is_taken_away_in_the_middle(suite, tmp_path):
 
 @pytest.mark.slow
 @linux
-def test_a_disk_that_fills(suite, small_disk):
+def test_a_disk_that_fills(suite: Any, small_disk: Any) -> None:
     disk = small_disk(5_000)
     fill = f"""
 try:
@@ -198,7 +201,7 @@ except OSError: pass
 
 
 @linux
-def test_a_worker_that_is_killed(suite):
+def test_a_worker_that_is_killed(suite: Any) -> None:
     result = suite(
         """
         import os, signal
@@ -228,7 +231,7 @@ def test_a_worker_that_is_killed(suite):
 
 @pytest.mark.slow
 @linux
-def test_the_runs_of_a_worker_that_is_killed_are_closed(suite):
+def test_the_runs_of_a_worker_that_is_killed_are_closed(suite: Any) -> None:
     """On the store that was named; they are children of the record of their test where it keeps records."""
     result = suite(
         """
@@ -251,7 +254,7 @@ def test_the_runs_of_a_worker_that_is_killed_are_closed(suite):
 
 
 @linux
-def test_a_session_that_is_killed_is_closed_by_the_next(suite):
+def test_a_session_that_is_killed_is_closed_by_the_next(suite: Any) -> None:
     kill = environment(IN_THE_MIDDLE="os.kill(os.getpid(), 9)")
     first = suite(TEN, "--mlctx-record=sqlite:///tests.db", env=kill)
     assert first.returncode == -signal.SIGKILL
@@ -268,7 +271,7 @@ def test_a_session_that_is_killed_is_closed_by_the_next(suite):
 
 @pytest.mark.slow
 @linux
-def test_ctrl_c_in_a_test(suite):
+def test_ctrl_c_in_a_test(suite: Any) -> None:
     result = suite(
         TEN,
         "--mlctx-record=sqlite:///tests.db",
@@ -283,7 +286,7 @@ def test_ctrl_c_in_a_test(suite):
 
 
 @pytest.mark.slow
-def test_two_sessions_at_once_on_one_empty_file(suite):
+def test_two_sessions_at_once_on_one_empty_file(suite: Any) -> None:
     suite.folder.mkdir()
     (suite.folder / "test_it.py").write_text(
         "import pytest\n@pytest.mark.parametrize('n', range(30))\ndef test(n): pass\n"
@@ -316,7 +319,7 @@ def test_two_sessions_at_once_on_one_empty_file(suite):
         ("never", "def test(): assert 0", None),
     ],
 )
-def test_the_alert_at_the_end_on_a_desktop(suite, mode, source, expected):
+def test_the_alert_at_the_end_on_a_desktop(suite: Any, mode: str, source: str, expected: Any) -> None:
     with session_bus(daemon=True) as bus:
         bus.shown()
         result = suite(

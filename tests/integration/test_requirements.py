@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from requirements_kinds import DECISIONS, KINDS, LIBRARIES, write_project
@@ -19,12 +20,12 @@ SCRIPT = Path(__file__).with_name("requirements_kinds.py")
 class Project:
     """A folder of user code, and a cache."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder, self.runs = folder / "project", 0
         self.cache = folder / "cache"
         write_project(self.folder)
 
-    def start(self, *steps, **environ):
+    def start(self, *steps: Any, **environ: Any) -> Any:
         self.runs += 1
         out = self.folder.parent / f"out{self.runs}"
         out.mkdir()
@@ -43,21 +44,21 @@ class Project:
             )
         return process, out
 
-    def end(self, process, out):
+    def end(self, process: Any, out: Any) -> Any:
         assert process.wait() == 0, (out / "log").read_text()[-3000:]
         told = json.loads((out / "told.json").read_text())
         return told["models"], (out / "log").read_text()
 
-    def run(self, *steps, **environ):
+    def run(self, *steps: Any, **environ: Any) -> Any:
         return self.end(*self.start(*steps, **environ))
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path: Path) -> Any:
     return Project(tmp_path)
 
 
-def test_as_mlflow_does_it_then_reused_until_the_users_code_changes(project):
+def test_as_mlflow_does_it_then_reused_until_the_users_code_changes(project: Any) -> None:
     kinds = ("linear_with_example", "pyfunc_class_by_reference")
     models, log = project.run(
         *(f"{mode}:{kind}" for mode in ("own", "reuse", "reuse") for kind in kinds),
@@ -86,7 +87,7 @@ def test_as_mlflow_does_it_then_reused_until_the_users_code_changes(project):
 
 
 @pytest.mark.slow
-def test_every_kind_is_stored_as_mlflow_stores_it_cold_warm_and_interleaved(project):
+def test_every_kind_is_stored_as_mlflow_stores_it_cold_warm_and_interleaved(project: Any) -> None:
     missing = tuple(name for name in LIBRARIES if importlib.util.find_spec(name) is None)
     names = [name for name in KINDS if name != "pyfunc_failing" and not name.startswith(missing)]
     models, _ = project.run(*(f"own:{name}" for name in names))
@@ -101,7 +102,7 @@ def test_every_kind_is_stored_as_mlflow_stores_it_cold_warm_and_interleaved(proj
 
 
 @pytest.mark.slow
-def test_inferred_anew_when_anything_else_decides_what_is_imported(project):
+def test_inferred_anew_when_anything_else_decides_what_is_imported(project: Any) -> None:
     kinds = [f"decided_by_{decision}" for decision in (*DECISIONS, "nothing", "nothing")]
     models, _ = project.run(*(f"reuse:{kind}" for kind in kinds))
     found = ["loguru" in model["files"]["requirements.txt"] for model in models]
@@ -116,7 +117,7 @@ def test_inferred_anew_when_anything_else_decides_what_is_imported(project):
 
 
 @pytest.mark.slow
-def test_processes_that_meet_a_kind_at_once_infer_it_once(project):
+def test_processes_that_meet_a_kind_at_once_infer_it_once(project: Any) -> None:
     kinds = ("linear", "clusters", "pyfunc_class")
     running = [project.start(*(f"reuse:{kind}" for kind in kinds)) for _ in range(2)]
     ended = [project.end(*one)[0] for one in running]

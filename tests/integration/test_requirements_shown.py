@@ -8,6 +8,7 @@ import os
 import subprocess
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import command
@@ -20,7 +21,7 @@ SUITE = """
 
     import pytest
     from filelock import FileLock
-    from pytest_mlctx.services.requirements import hook
+    from pytest_mlctx.services.requirements import wrappers
 
     sys.path.append(os.environ["SHOWN_KINDS"])
     from requirements_cases import CASES
@@ -30,10 +31,10 @@ SUITE = """
     @pytest.mark.parametrize("name", json.loads(os.environ["SHOWN_NAMES"]))
     def test_it(name, tmp_path, mlflow_service):
         alone = name in CASES or name.startswith("decided_by")  # these change files that others look at
-        before = sum(one.statistics.inferred for one in hook._installed)
+        before = sum(one.statistics.inferred for one in wrappers._installed)
         with FileLock("../lock") if alone else contextlib.nullcontext():
             KINDS[name](tmp_path / "model")
-        inferred = sum(one.statistics.inferred for one in hook._installed) - before
+        inferred = sum(one.statistics.inferred for one in wrappers._installed) - before
         told = {"files": environment_files(tmp_path / "model"), "inferred": inferred}
         Path(os.environ["SHOWN_OUT"], f"{name}.json").write_text(json.dumps(told))
 """
@@ -58,7 +59,7 @@ NAMES = [name for name in KINDS if not name.startswith(_missing)]
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory, request):
+def shown(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Any:
     """By session and kind, what was stored and how often it was inferred."""
     names = [item.callspec.params["name"] for item in request.session.items if "shown" in item.fixturenames]
     folder = tmp_path_factory.mktemp("shown")
@@ -94,7 +95,7 @@ def shown(tmp_path_factory, request):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_stored_is_mlflows_own_and_the_second_session_infers_nothing(shown, name):
+def test_what_is_stored_is_mlflows_own_and_the_second_session_infers_nothing(shown: Any, name: Any) -> None:
     own = shown["own"][name]
     for session in SESSIONS:
         assert shown[session][name]["files"] == own["files"], session
@@ -104,5 +105,5 @@ def test_what_is_stored_is_mlflows_own_and_the_second_session_infers_nothing(sho
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.endswith("_0")])
-def test_a_pair_of_cases_is_two(name):
+def test_a_pair_of_cases_is_two(name: Any) -> None:
     assert name[:-1] + "1" in CASES

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import mlflow_server, store_uri
@@ -31,7 +32,7 @@ def holds(path: Path, logged: Logged) -> None:
         assert store.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_eight_workers_record_two_thousand_tests(suite):
+def test_eight_workers_record_two_thousand_tests(suite: Any) -> None:
     result = suite(
         """
         import pytest
@@ -55,21 +56,21 @@ def test_eight_workers_record_two_thousand_tests(suite):
 
 
 @pytest.mark.parametrize("turn", range(10))
-def test_processes_with_workers_meet_at_one_empty_file(tmp_path, turn):
+def test_processes_with_workers_meet_at_one_empty_file(tmp_path: Path, turn: Any) -> None:
     path = tmp_path / "shared.db"
     if turn % 2:
         path.touch()
     holds(path, meet(tmp_path / "suite", f"sqlite:///{path}", 20))
 
 
-def test_processes_with_workers_meet_at_one_server(tmp_path):
+def test_processes_with_workers_meet_at_one_server(tmp_path: Path) -> None:
     with mlflow_server(tmp_path) as url:
         logged = meet(tmp_path / "suite", url, 100)
     holds(Path(store_uri(tmp_path).removeprefix("sqlite:///")), logged)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals as Linux has them")
-def test_ten_workers_that_are_killed_at_any_moment(suite):
+def test_ten_workers_that_are_killed_at_any_moment(suite: Any) -> None:
     """Before, in and after a test, or while its record is written."""
     result = suite(
         """

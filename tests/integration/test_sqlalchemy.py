@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ REMEDY = "install 'sqlalchemy<2.1', or MLflow 3.14 or newer"
 
 @pytest.mark.usefixtures("no_other_plugin")
 @pytest.mark.parametrize("args", [(), ("--mlctx-tracking-uri=sqlite:///mine.db",)])
-def test_the_remedy_is_told_and_the_other_tests_run(pytester, args):
+def test_the_remedy_is_told_and_the_other_tests_run(pytester: pytest.Pytester, args: Any) -> None:
     pytester.makepyfile("""
         def test_asks(mlflow_service): pass
         def test_asks_again(mlflow_run): pass
@@ -33,7 +35,7 @@ def test_the_remedy_is_told_and_the_other_tests_run(pytester, args):
     assert "Error: " not in output
 
 
-def test_a_service_is_not_half_started(given_back):
+def test_a_service_is_not_half_started(given_back: Path) -> None:
     from pytest_mlctx import MlflowService, ServiceError
 
     service = MlflowService(tracking_uri=f"sqlite:///{given_back}/mine.db")

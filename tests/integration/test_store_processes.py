@@ -75,7 +75,7 @@ def create(folder: Path, index: int) -> None:
     assert made.back(made.savepoint(), experiment="mine", artifacts=folder)
 
 
-def test_eight_with_an_empty_cache_make_one_template_once(tmp_path: Path):
+def test_eight_with_an_empty_cache_make_one_template_once(tmp_path: Path) -> None:
     together(8, tmp_path / "cache", create, tmp_path)
     assert len(list(tmp_path.glob("built by *"))) == 1
     assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == [
@@ -89,7 +89,7 @@ def test_eight_with_an_empty_cache_make_one_template_once(tmp_path: Path):
 def log(path: Path, runs: int, index: int) -> None:
     import mlflow
 
-    store.serve()
+    store.install_builders()
     client = mlflow.MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}")
     for number in range(runs):
         run = client.create_run("0", run_name=f"{index}-{number}")
@@ -104,7 +104,7 @@ def log(path: Path, runs: int, index: int) -> None:
         pytest.param(False, 250, id="missing, 2000 runs", marks=pytest.mark.slow),
     ],
 )
-def test_eight_on_one_file_of_the_user_lose_no_run(tmp_path: Path, there: bool, runs: int):
+def test_eight_on_one_file_of_the_user_lose_no_run(tmp_path: Path, there: bool, runs: int) -> None:
     path = tmp_path / "user" / "mlflow.db"
     if there:
         path.parent.mkdir()
@@ -146,7 +146,7 @@ KILLS = [4, pytest.param(40, marks=pytest.mark.slow)]
 @pytest.mark.parametrize("kills", KILLS)
 def test_who_is_killed_while_building_hurts_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int
-):
+) -> None:
     monkeypatch.setenv("MLCTX_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     at_work = 0
@@ -165,7 +165,7 @@ def test_who_is_killed_while_building_hurts_nobody(
 @pytest.mark.parametrize("kills", KILLS)
 def test_who_is_killed_while_filling_hurts_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int
-):
+) -> None:
     monkeypatch.setenv("MLCTX_CACHE_DIR", str(tmp_path / "cache"))
     together(1, tmp_path / "cache", build)
     at_work = 0

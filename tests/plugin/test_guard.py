@@ -6,8 +6,10 @@ import logging
 import os
 import re
 import textwrap
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,10 +24,10 @@ HEAD = """
 
 
 @pytest.fixture
-def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester):
+def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester) -> Iterator[Any]:
     """Runs a suite in this process and gives its result, with what the guard found by test."""
 
-    def run(source: str, *args: str, head: str = HEAD, leaks: str = "warn"):
+    def run(source: str, *args: str, head: str = HEAD, leaks: str = "warn") -> Any:
         pytester.makepyfile(test_it=textwrap.dedent(head) + textwrap.dedent(source))
         mode = (f"--mlctx-leaks={leaks}",) if leaks else ()
         result = pytester.runpytest_inprocess(*mode, "-p", "no:cacheprovider", *args)
@@ -64,7 +66,9 @@ SAME_EFFECT = {
 
 
 @pytest.mark.parametrize("service", ["", "mlflow_service"], ids=["judged", "in force"])
-def test_what_has_the_same_effect_as_before_is_no_leak(session, service, monkeypatch, pytester):
+def test_what_has_the_same_effect_as_before_is_no_leak(
+    session: Any, service: str, monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester
+) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)
     tests = "".join(
@@ -76,7 +80,7 @@ def test_what_has_the_same_effect_as_before_is_no_leak(session, service, monkeyp
     assert result.leaks == {}
 
 
-def test_what_dict_config_changes_is_named_and_put_back(session):
+def test_what_dict_config_changes_is_named_and_put_back(session: Any) -> None:
     result = session("""
         import logging, logging.config
         configured = logging.getLogger("theirs")
@@ -104,7 +108,9 @@ def test_what_dict_config_changes_is_named_and_put_back(session):
     assert "captureWarnings(True) left" in told
 
 
-def test_loggers_that_dict_config_configures_first_and_closes_are_put_back(session, tmp_path, request):
+def test_loggers_that_dict_config_configures_first_and_closes_are_put_back(
+    session: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     files = [logging.FileHandler(tmp_path / name, mode="w") for name in ("own.log", "root.log")]
     logging.getLogger("plain_one")
     configured = logging.getLogger("configured_one")
@@ -157,7 +163,9 @@ def test_loggers_that_dict_config_configures_first_and_closes_are_put_back(sessi
     assert "log record factory set" in records
 
 
-def test_a_library_that_configures_its_logger_when_it_is_imported_is_left_alone(session, pytester, request):
+def test_a_library_that_configures_its_logger_when_it_is_imported_is_left_alone(
+    session: Any, pytester: pytest.Pytester, request: pytest.FixtureRequest
+) -> None:
     pytester.syspathinsert()
     pytester.makepyfile(latelib="import logging; logging.getLogger('latelib').setLevel('ERROR')")
     logging.getLogger("latelib.part")  # somebody asked for it before: "latelib" holds a place
@@ -172,7 +180,7 @@ def test_a_library_that_configures_its_logger_when_it_is_imported_is_left_alone(
     assert result.leaks == {}
 
 
-def test_a_flavor_is_configured_below_autologging_of_all(session):
+def test_a_flavor_is_configured_below_autologging_of_all(session: Any) -> None:
     result = session("""
         import mlflow.sklearn
 
@@ -194,7 +202,7 @@ def test_a_flavor_is_configured_below_autologging_of_all(session):
     assert off.endswith("autologging of sklearn left off")
 
 
-def test_a_fixture_is_named_for_what_its_teardown_alone_changes(session):
+def test_a_fixture_is_named_for_what_its_teardown_alone_changes(session: Any) -> None:
     result = session("""
         @pytest.fixture(scope="module")
         def all_of_them():
@@ -223,7 +231,7 @@ def test_a_fixture_is_named_for_what_its_teardown_alone_changes(session):
     }
 
 
-def test_a_fixture_of_the_test_is_named_where_it_does_not_undo(session):
+def test_a_fixture_of_the_test_is_named_where_it_does_not_undo(session: Any) -> None:
     result = session("""
         @pytest.fixture
         def elsewhere(tmp_path):
@@ -268,7 +276,7 @@ def test_a_fixture_of_the_test_is_named_where_it_does_not_undo(session):
 
 
 @pytest.mark.parametrize("scope", ["class", "module", "package", "session"])
-def test_what_a_fixture_of_higher_scope_holds_is_its_own(session, scope):
+def test_what_a_fixture_of_higher_scope_holds_is_its_own(session: Any, scope: str) -> None:
     result = session(f"""
         @pytest.fixture(scope="{scope}", params=["first", "second"])
         def held(request, mlflow_service):
@@ -300,7 +308,7 @@ def test_what_a_fixture_of_higher_scope_holds_is_its_own(session, scope):
     )
 
 
-def test_a_fixture_of_higher_scope_is_named_once_it_is_torn_down(session):
+def test_a_fixture_of_higher_scope_is_named_once_it_is_torn_down(session: Any) -> None:
     result = session("""
         @pytest.fixture(scope="class", params=["first", "second"])
         def held(request, mlflow_service):
@@ -325,7 +333,7 @@ def test_a_fixture_of_higher_scope_is_named_once_it_is_torn_down(session):
         )
 
 
-def test_a_service_left_running_ends_with_who_left_it(session):
+def test_a_service_left_running_ends_with_who_left_it(session: Any) -> None:
     from pytest_mlctx.services import state
 
     before = state.capture("services", "loguru", "logging")
@@ -375,7 +383,7 @@ def test_a_service_left_running_ends_with_who_left_it(session):
     assert state.compare(before, state.capture("services", "loguru", "logging")) == []
 
 
-def test_fixtures_that_are_first_set_up_by_getfixturevalue(session):
+def test_fixtures_that_are_first_set_up_by_getfixturevalue(session: Any) -> None:
     result = session("""
         @pytest.fixture(scope="session")
         def tracking(request):
@@ -403,7 +411,7 @@ def test_fixtures_that_are_first_set_up_by_getfixturevalue(session):
     assert result.leaks == {"test_in_the_middle": "test_it.py::test_in_the_middle: `MLFLOW_X` set"}
 
 
-def test_a_service_that_only_getfixturevalue_asks_for_is_followed_from_then_on(session):
+def test_a_service_that_only_getfixturevalue_asks_for_is_followed_from_then_on(session: Any) -> None:
     result = session(
         """
         @pytest.fixture(scope="session")
@@ -427,7 +435,7 @@ def test_a_service_that_only_getfixturevalue_asks_for_is_followed_from_then_on(s
     assert set(result.leaks) == {"test_again", "test_after"}
 
 
-def test_a_setup_of_higher_scope_that_fails_is_undone_at_once(session):
+def test_a_setup_of_higher_scope_that_fails_is_undone_at_once(session: Any) -> None:
     result = session("""
         @pytest.fixture(scope="module")
         def failing(mlflow_service):
@@ -440,7 +448,7 @@ def test_a_setup_of_higher_scope_that_fails_is_undone_at_once(session):
     result.assert_outcomes(passed=1, errors=1)
 
 
-def test_the_last_test_is_named_too(session):
+def test_the_last_test_is_named_too(session: Any) -> None:
     result = session("""
         @pytest.fixture(scope="module")
         def held(mlflow_service):
@@ -453,7 +461,9 @@ def test_the_last_test_is_named_too(session):
     assert re.fullmatch(r"test_it.py::test_last: run \w{8}… \(mine\) left open, tracing disabled", leak)
 
 
-def test_an_experiment_id_of_the_environment_is_no_finding(session, monkeypatch):
+def test_an_experiment_id_of_the_environment_is_no_finding(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(1, 6):  # on MLflow 2 the first experiment of a temporary store has one of these
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", str(number))
         result = session("""
@@ -472,7 +482,7 @@ SENTENCE = "test_it.py::test_leaving: `MLFLOW_X` set"
 
 
 @pytest.mark.parametrize("args", [(), ("-q",)])
-def test_auto_counts(session, args):
+def test_auto_counts(session: Any, args: Any) -> None:
     result = session(LEAKING, *args, leaks="")
     result.assert_outcomes(passed=2)
     line = "mlctx: 1 test left the global context changed: --mlctx-leaks=warn tells what"
@@ -480,7 +490,7 @@ def test_auto_counts(session, args):
     assert SENTENCE not in result.stdout.str()
 
 
-def test_off_puts_back_and_is_silent(session):
+def test_off_puts_back_and_is_silent(session: Any) -> None:
     result = session(LEAKING, leaks="off")
     result.assert_outcomes(passed=2)
     assert result.leaks == {}
@@ -488,7 +498,7 @@ def test_off_puts_back_and_is_silent(session):
 
 
 @pytest.mark.parametrize("args", [(), ("-q",)])
-def test_warn_tells_each(session, args):
+def test_warn_tells_each(session: Any, args: Any) -> None:
     result = session(LEAKING, *args)
     result.assert_outcomes(passed=2, warnings=1)
     result.stdout.fnmatch_lines(
@@ -500,12 +510,12 @@ def test_warn_tells_each(session, args):
     )
 
 
-def test_warn_from_ini(session, pytester):
+def test_warn_from_ini(session: Any, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nmlctx_leaks = warn")
     assert list(session(LEAKING, leaks="").leaks) == ["test_leaving"]
 
 
-def test_the_warning_can_be_filtered_in_ini_and_by_mark(session, pytester):
+def test_the_warning_can_be_filtered_in_ini_and_by_mark(session: Any, pytester: pytest.Pytester) -> None:
     pytester.makeini(
         "[pytest]\nfilterwarnings =\n  error\n  ignore:The ``noload``\n  ignore::pytest_mlctx.LeakWarning"
     )
@@ -515,13 +525,13 @@ def test_the_warning_can_be_filtered_in_ini_and_by_mark(session, pytester):
 
 
 @pytest.mark.parametrize("errors", ["error", "error::pytest_mlctx.LeakWarning"])
-def test_warn_changes_no_outcome_where_warnings_are_errors(session, errors):
+def test_warn_changes_no_outcome_where_warnings_are_errors(session: Any, errors: str) -> None:
     result = session(LEAKING, "-W", errors, "-rP")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*= mlctx: left changed =*", f"*{SENTENCE[:20]}*"])
 
 
-def test_the_same_leak_of_many_is_one_line_with_the_count(session):
+def test_the_same_leak_of_many_is_one_line_with_the_count(session: Any) -> None:
     result = session("""
         @pytest.fixture
         def elsewhere(tmp_path):
@@ -541,7 +551,9 @@ def test_the_same_leak_of_many_is_one_line_with_the_count(session):
     assert "changed to sqlite:///…/test_with_a_fixture_0_0/mlflow.db (and" in lines[1]
 
 
-def test_an_experiment_of_a_store_in_folders_is_told_by_its_name(session, tmp_path, monkeypatch):
+def test_an_experiment_of_a_store_in_folders_is_told_by_its_name(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     result = session(f"""
         def test():
@@ -551,7 +563,7 @@ def test_an_experiment_of_a_store_in_folders_is_told_by_its_name(session, tmp_pa
     assert "active experiment changed to 'theirs'" in result.leaks["test"]
 
 
-def test_the_working_folder_is_put_back(session, pytester):
+def test_the_working_folder_is_put_back(session: Any, pytester: pytest.Pytester) -> None:
     result = session("""
         import shutil
         home = os.getcwd()
@@ -570,7 +582,7 @@ def test_the_working_folder_is_put_back(session, pytester):
     ]
 
 
-def test_a_run_left_open_in_a_deleted_folder_spoils_no_later_test(session):
+def test_a_run_left_open_in_a_deleted_folder_spoils_no_later_test(session: Any) -> None:
     result = session("""
         import shutil
         home = os.getcwd()
@@ -591,7 +603,7 @@ def test_a_run_left_open_in_a_deleted_folder_spoils_no_later_test(session):
         assert leak in told
 
 
-def test_what_cannot_be_told_is_put_back_and_changes_no_outcome(session):
+def test_what_cannot_be_told_is_put_back_and_changes_no_outcome(session: Any) -> None:
     result = session("""
         import logging
 
@@ -605,7 +617,7 @@ def test_what_cannot_be_told_is_put_back_and_changes_no_outcome(session):
     assert result.leaks["test_leaves"].endswith(": logging.handler changed")
 
 
-def test_error_is_one_sentence_at_the_teardown(session):
+def test_error_is_one_sentence_at_the_teardown(session: Any) -> None:
     result = session(LEAKING, leaks="error")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(
@@ -616,7 +628,7 @@ def test_error_is_one_sentence_at_the_teardown(session):
 
 
 @pytest.mark.parametrize("leaks", ["warn", "error"])
-def test_an_error_of_the_tests_own_teardown_stays(session, leaks):
+def test_an_error_of_the_tests_own_teardown_stays(session: Any, leaks: str) -> None:
     result = session(
         """
         @pytest.fixture
@@ -634,7 +646,7 @@ def test_an_error_of_the_tests_own_teardown_stays(session, leaks):
     assert list(result.leaks) == ["test_leaving"]
 
 
-def test_files_are_told_once_and_left(session, pytester):
+def test_files_are_told_once_and_left(session: Any, pytester: pytest.Pytester) -> None:
     result = session("""
         from pathlib import Path
         def test_leaving(mlflow_service): Path("mlruns").mkdir()
@@ -650,7 +662,7 @@ def test_files_are_told_once_and_left(session, pytester):
     )
 
 
-def test_files_that_are_left_and_the_rest_that_is_put_back_are_told_apart(session):
+def test_files_that_are_left_and_the_rest_that_is_put_back_are_told_apart(session: Any) -> None:
     result = session("""
         from pathlib import Path
         def test_leaving(mlflow_service):
@@ -661,7 +673,9 @@ def test_files_that_are_left_and_the_rest_that_is_put_back_are_told_apart(sessio
 
 
 @pytest.mark.parametrize("option", ["--mlctx-tracking-uri", "--mlctx-registry-uri"])
-def test_a_store_that_was_asked_for_is_none_of_them(session, pytester, option):
+def test_a_store_that_was_asked_for_is_none_of_them(
+    session: Any, pytester: pytest.Pytester, option: str
+) -> None:
     result = session(
         """
         def test_model(mlflow_service): mlflow.MlflowClient().create_registered_model("m")
@@ -672,7 +686,7 @@ def test_a_store_that_was_asked_for_is_none_of_them(session, pytester, option):
     assert result.leaks == {}
 
 
-def test_auto_leaves_tests_alone_that_use_no_service(session):
+def test_auto_leaves_tests_alone_that_use_no_service(session: Any) -> None:
     result = session(
         """
         @pytest.fixture
@@ -689,7 +703,7 @@ def test_auto_leaves_tests_alone_that_use_no_service(session):
     assert result.leaks == {}
 
 
-def test_an_attempt_that_is_repeated_is_told_too(session):
+def test_an_attempt_that_is_repeated_is_told_too(session: Any) -> None:
     pytest.importorskip("pytest_rerunfailures")
     result = session(
         """
@@ -708,7 +722,9 @@ def test_an_attempt_that_is_repeated_is_told_too(session):
     assert result.leaks == {"test_flaky": "test_it.py::test_flaky: `MLFLOW_X` set"}
 
 
-def test_warn_judges_tests_without_a_service_and_imports_nothing(pytester, no_other_plugin):
+def test_warn_judges_tests_without_a_service_and_imports_nothing(
+    pytester: pytest.Pytester, no_other_plugin: None
+) -> None:
     pytester.makeconftest("""
         import sys
         def pytest_unconfigure():
@@ -726,7 +742,9 @@ def test_warn_judges_tests_without_a_service_and_imports_nothing(pytester, no_ot
     assert "imported: []" in result.outlines
 
 
-def test_a_package_that_a_test_imports_is_compared_with_its_pristine_state(pytester, no_other_plugin):
+def test_a_package_that_a_test_imports_is_compared_with_its_pristine_state(
+    pytester: pytest.Pytester, no_other_plugin: None
+) -> None:
     pytester.makepyfile("""
         def test_loguru():
             from loguru import logger
@@ -761,13 +779,15 @@ def test_a_package_that_a_test_imports_is_compared_with_its_pristine_state(pytes
 
 
 @pytest.fixture
-def xdist(pytester, monkeypatch):
+def xdist(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("xdist")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p mlctx -p xdist -p xdist.looponfail -p no:cacheprovider")
 
 
-def test_what_workers_find_reaches_the_summary_a_crashed_ones_too(pytester, xdist):
+def test_what_workers_find_reaches_the_summary_a_crashed_ones_too(
+    pytester: pytest.Pytester, xdist: Any
+) -> None:
     pytester.makepyfile("""
         import os, pytest
         @pytest.mark.parametrize("n", range(4))
@@ -781,7 +801,7 @@ def test_what_workers_find_reaches_the_summary_a_crashed_ones_too(pytester, xdis
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("litellm") is None, reason="litellm is not installed")
-def test_callbacks_of_a_genai_flavour_go(pytester, no_other_plugin):
+def test_callbacks_of_a_genai_flavour_go(pytester: pytest.Pytester, no_other_plugin: None) -> None:
     pytester.makepyfile("""
         import litellm, mlflow
         def test_leaving(mlflow_service):
@@ -795,7 +815,7 @@ def test_callbacks_of_a_genai_flavour_go(pytester, no_other_plugin):
 
 
 @pytest.mark.slow
-def test_the_guard_costs_less_than_a_millisecond(pytester, no_other_plugin):
+def test_the_guard_costs_less_than_a_millisecond(pytester: pytest.Pytester, no_other_plugin: None) -> None:
     """CPU time of a session of trivial tests, each with two fixtures of its own, MLflow in use."""
     suite = """
         import time
@@ -826,7 +846,7 @@ def test_the_guard_costs_less_than_a_millisecond(pytester, no_other_plugin):
 
 
 @pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
-def test_a_store_that_was_asked_for_is_no_litter(pytester):
+def test_a_store_that_was_asked_for_is_no_litter(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         import mlflow
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mlctx.services import internals
+from pytest_mlctx.services import mlflow_internals
 
 CONFTEST = """
-from pytest_mlctx.services import internals
+from pytest_mlctx.services import mlflow_internals
 
-name = internals._BY_PATH["{path}"]
-internals._BY_PATH["{path}"] = name._replace({change})
+name = mlflow_internals._BY_PATH["{path}"]
+mlflow_internals._BY_PATH["{path}"] = name._replace({change})
 """
 SUITE = """
 import mlflow
@@ -66,14 +66,14 @@ CASES = [
         marks=() if (name.path, change) in QUICK else pytest.mark.slow,
         id=f"{name.path}-{change.partition('=')[0]}",
     )
-    for name in internals.NAMES
+    for name in mlflow_internals.NAMES
     for change in ("module='mlflow.nowhere'", *(("takes=99",) if name.takes is not None else ()))
 ]
 
 
 @pytest.mark.parametrize(("name", "change"), CASES)
-def test_without_a_name(tmp_path: Path, name: internals.Name, change: str) -> None:
-    if internals.numbers("mlflow-skinny") < name.since:
+def test_without_a_name(tmp_path: Path, name: mlflow_internals.Name, change: str) -> None:
+    if mlflow_internals.numbers("mlflow-skinny") < name.since:
         pytest.skip("this MLflow has not had it yet")
     (tmp_path / "conftest.py").write_text(CONFTEST.format(path=name.path, change=change))
     (tmp_path / "test_it.py").write_text(SUITE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ HEAD = """
 
 
 @pytest.fixture
-def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester):
+def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester) -> Any:
     """Runs a suite, of one file or of several, in this process."""
 
     def run(source: str, *args: str, **more: str) -> pytest.RunResult:
@@ -36,7 +37,7 @@ def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytes
 
 
 @pytest.mark.parametrize("leaks", ["auto", "off"])
-def test_no_test_sees_what_another_did(session, leaks):
+def test_no_test_sees_what_another_did(session: Any, leaks: str) -> None:
     result = session(
         """
         numbers = pytest.mark.parametrize("number", range(3))
@@ -92,7 +93,7 @@ def test_no_test_sees_what_another_did(session, leaks):
 
 
 @pytest.mark.parametrize("scope", ["class", "module", "package", "session"])
-def test_what_a_fixture_of_higher_scope_logs_is_there_for_each_of_its_tests(session, scope):
+def test_what_a_fixture_of_higher_scope_logs_is_there_for_each_of_its_tests(session: Any, scope: str) -> None:
     result = session(
         f"""
         @pytest.fixture(scope="{scope}", params=["first", "second"])
@@ -121,7 +122,7 @@ def test_what_a_fixture_of_higher_scope_logs_is_there_for_each_of_its_tests(sess
     result.assert_outcomes(passed=6)
 
 
-def test_a_fixture_that_changes_the_rows_of_another(session):
+def test_a_fixture_that_changes_the_rows_of_another(session: Any) -> None:
     result = session("""
         @pytest.fixture(scope="module")
         def base(mlflow_service):
@@ -158,7 +159,7 @@ def test_a_fixture_that_changes_the_rows_of_another(session):
 
 
 @pytest.mark.parametrize("leaks", ["auto", "off", "error"])
-def test_a_run_that_a_fixture_holds_open(session, leaks):
+def test_a_run_that_a_fixture_holds_open(session: Any, leaks: str) -> None:
     result = session(
         """
         @pytest.fixture(scope="module")
@@ -185,7 +186,7 @@ def test_a_run_that_a_fixture_holds_open(session, leaks):
     result.assert_outcomes(passed=5)
 
 
-def test_what_a_fixture_wrote_that_failed_goes(session):
+def test_what_a_fixture_wrote_that_failed_goes(session: Any) -> None:
     result = session("""
         @pytest.fixture(scope="module")
         def broken(mlflow_service):
@@ -211,7 +212,7 @@ def test_what_a_fixture_wrote_that_failed_goes(session):
     result.assert_outcomes(passed=2, errors=3)
 
 
-def test_the_first_service_is_asked_for_within_a_fixture(session):
+def test_the_first_service_is_asked_for_within_a_fixture(session: Any) -> None:
     result = session("""
         @pytest.fixture(scope="session")
         def trained(request):
@@ -235,7 +236,7 @@ def test_the_first_service_is_asked_for_within_a_fixture(session):
     result.assert_outcomes(passed=3)
 
 
-def test_a_run_left_open_by_the_test_that_asked_for_the_first_service_in_its_middle(session):
+def test_a_run_left_open_by_the_test_that_asked_for_the_first_service_in_its_middle(session: Any) -> None:
     result = session("""
         @pytest.fixture
         def own():
@@ -256,7 +257,7 @@ def test_a_run_left_open_by_the_test_that_asked_for_the_first_service_in_its_mid
     result.assert_outcomes(passed=3)
 
 
-def test_what_a_fixture_wrote_goes_that_asked_for_the_first_service_and_failed(session):
+def test_what_a_fixture_wrote_goes_that_asked_for_the_first_service_and_failed(session: Any) -> None:
     result = session("""
         @pytest.fixture(scope="module")
         def broken(request):
@@ -271,7 +272,7 @@ def test_what_a_fixture_wrote_goes_that_asked_for_the_first_service_and_failed(s
     result.assert_outcomes(passed=1, errors=2)
 
 
-def test_a_fixture_that_is_set_up_in_the_middle_of_a_test(session):
+def test_a_fixture_that_is_set_up_in_the_middle_of_a_test(session: Any) -> None:
     result = session("""
         @pytest.fixture(scope="module")
         def late(mlflow_service):
@@ -303,7 +304,7 @@ def test_a_fixture_that_is_set_up_in_the_middle_of_a_test(session):
     result.assert_outcomes(passed=5)
 
 
-def test_the_experiment_is_new_for_each_test_and_all_that_name_it_follow(session):
+def test_the_experiment_is_new_for_each_test_and_all_that_name_it_follow(session: Any) -> None:
     result = session("""
         seen = set()
 
@@ -345,7 +346,7 @@ def test_the_experiment_is_new_for_each_test_and_all_that_name_it_follow(session
     result.assert_outcomes(passed=7)
 
 
-def test_an_experiment_that_a_living_fixture_has_looked_up_stays(session):
+def test_an_experiment_that_a_living_fixture_has_looked_up_stays(session: Any) -> None:
     result = session("""
         @pytest.fixture(scope="module")
         def experiment_id(mlflow_service):
@@ -360,7 +361,7 @@ def test_an_experiment_that_a_living_fixture_has_looked_up_stays(session):
     result.assert_outcomes(passed=3)
 
 
-def test_what_still_runs_of_the_test_before_reaches_no_other(session):
+def test_what_still_runs_of_the_test_before_reaches_no_other(session: Any) -> None:
     result = session("""
         end, refused = threading.Event(), []
 
@@ -396,7 +397,7 @@ def test_what_still_runs_of_the_test_before_reaches_no_other(session):
     result.assert_outcomes(passed=10)
 
 
-def test_threads_that_may_log(session):
+def test_threads_that_may_log(session: Any) -> None:
     result = session("""
         from concurrent.futures import ThreadPoolExecutor
         pool = ThreadPoolExecutor(1)
@@ -432,7 +433,7 @@ def test_threads_that_may_log(session):
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "collected"])
-def test_a_transaction_left_open_is_named_and_no_other_test_waits_for_it(session, kept):
+def test_a_transaction_left_open_is_named_and_no_other_test_waits_for_it(session: Any, kept: bool) -> None:
     result = session(
         f"""
         import sqlite3
@@ -473,7 +474,9 @@ def test_a_transaction_left_open_is_named_and_no_other_test_waits_for_it(session
 
 
 @pytest.mark.parametrize("policy", ["all", "failed", "none"])
-def test_artifacts_lie_in_a_folder_of_the_test_and_go_as_its_tmp_path_does(session, pytester, policy):
+def test_artifacts_lie_in_a_folder_of_the_test_and_go_as_its_tmp_path_does(
+    session: Any, pytester: pytest.Pytester, policy: str
+) -> None:
     pytester.makeini(f"[pytest]\ntmp_path_retention_policy = {policy}\n")
     result = session(
         """
@@ -511,7 +514,7 @@ def test_artifacts_lie_in_a_folder_of_the_test_and_go_as_its_tmp_path_does(sessi
     assert left == kept
 
 
-def test_every_style_of_test(session, pytester):
+def test_every_style_of_test(session: Any, pytester: pytest.Pytester) -> None:
     pytest.importorskip("pytest_asyncio")
     result = session(
         """
@@ -547,7 +550,7 @@ def test_every_style_of_test(session, pytester):
     result.assert_outcomes(passed=6)
 
 
-def test_another_attempt_starts_as_the_first_did(session):
+def test_another_attempt_starts_as_the_first_did(session: Any) -> None:
     pytest.importorskip("pytest_rerunfailures")
     result = session(
         """
@@ -621,7 +624,9 @@ MANY = """
 
 @pytest.mark.parametrize("order", ["no:randomly", "pytest_randomly"], ids=["written", "random"])
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
-def test_many_tests_each_see_their_own_runs_and_those_of_living_fixtures(session, pytester, count, order):
+def test_many_tests_each_see_their_own_runs_and_those_of_living_fixtures(
+    session: Any, pytester: pytest.Pytester, count: int, order: str
+) -> None:
     if order == "pytest_randomly":
         pytest.importorskip(order)
     fixtures = "".join(FIXTURE.format(scope=scope) for scope in ("session", "package", "module"))
@@ -637,7 +642,7 @@ def test_many_tests_each_see_their_own_runs_and_those_of_living_fixtures(session
 
 
 @pytest.mark.slow
-def test_workers_have_a_store_each(pytester, mlflow_imported):
+def test_workers_have_a_store_each(pytester: pytest.Pytester, mlflow_imported: None) -> None:
     pytester.makepyfile(
         textwrap.dedent(HEAD)
         + textwrap.dedent("""
@@ -656,7 +661,7 @@ def test_workers_have_a_store_each(pytester, mlflow_imported):
     result.assert_outcomes(passed=40)
 
 
-def test_files_of_a_living_fixture_are_put_back_too(session):
+def test_files_of_a_living_fixture_are_put_back_too(session: Any) -> None:
     result = session("""
         import mlflow.pyfunc
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from importlib.util import find_spec
+from typing import Any
 
 import mlflow
 import pytest
@@ -86,7 +87,7 @@ PAIR = """
 """
 
 
-def leak(name, body, *sentences, after="", unseen=False, marks=()):
+def leak(name: Any, body: Any, *sentences: Any, after: Any = "", unseen: Any = False, marks: Any = ()) -> Any:
     """What a test leaves, how it is told, what the next one does; unseen: the probe does not see it."""
     code = {"body": body, "after": after or "pass"}
     code = {

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,11 @@ pytest.importorskip("sklearn")
 
 HEAD = """
     import mlflow, pytest
-    from pytest_mlctx.services.requirements import hook
+    from pytest_mlctx.services.requirements import wrappers
     from sklearn.linear_model import LinearRegression
 
     def reuses():
-        return any(reuse.when() for reuse in hook._installed)
+        return any(reuse.when() for reuse in wrappers._installed)
 
     def save(folder):
         model = LinearRegression().fit([[0], [1]], [0, 1])
@@ -29,7 +30,7 @@ HEAD = """
 
 
 @pytest.fixture
-def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester):
+def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester) -> Any:
     import sklearn.linear_model  # noqa: F401  # numpy cannot be loaded twice
 
     def run(source: str, *args: str) -> pytest.RunResult:
@@ -44,7 +45,15 @@ def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytes
     ("mode", "nothing", "service", "sandbox"),
     [(None, False, "temporary", True), ("infer", False, False, False), ("reuse", True, True, True)],
 )
-def test_where_they_are_reused(session, pytester, mode, nothing, service, sandbox, named):
+def test_where_they_are_reused(
+    session: Any,
+    pytester: pytest.Pytester,
+    mode: Any,
+    nothing: bool,
+    service: Any,
+    sandbox: bool,
+    named: bool,
+) -> None:
     expected = not named if service == "temporary" else service
     result = session(
         f"""
@@ -59,12 +68,12 @@ def test_where_they_are_reused(session, pytester, mode, nothing, service, sandbo
         *([f"--mlctx-tracking-uri=sqlite:///{pytester.path}/user.db"] if named else []),
     )
     result.assert_outcomes(passed=4)
-    from pytest_mlctx.services.requirements import hook
+    from pytest_mlctx.services.requirements import wrappers
 
-    assert hook._installed == []
+    assert wrappers._installed == []
 
 
-def test_reuse_imports_nothing_of_the_suite(pytester, no_other_plugin):
+def test_reuse_imports_nothing_of_the_suite(pytester: pytest.Pytester, no_other_plugin: None) -> None:
     pytester.makepyfile("""
         import sys
 
@@ -76,7 +85,9 @@ def test_reuse_imports_nothing_of_the_suite(pytester, no_other_plugin):
     assert "requirements of" not in str(result.stdout)
 
 
-def test_a_suite_without_any_fixture_of_ours_infers_once(session, monkeypatch, tmp_path):
+def test_a_suite_without_any_fixture_of_ours_infers_once(
+    session: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("MLCTX_CACHE_DIR", str(tmp_path / "cache"))
     source = """
         @pytest.mark.parametrize("number", range(3))
@@ -92,7 +103,9 @@ def test_a_suite_without_any_fixture_of_ours_infers_once(session, monkeypatch, t
     assert "requirements of" not in str(again.stdout)
 
 
-def test_a_cache_folder_that_others_may_write_is_one_line(session, monkeypatch, tmp_path):
+def test_a_cache_folder_that_others_may_write_is_one_line(
+    session: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o777)
@@ -109,7 +122,9 @@ def test_a_cache_folder_that_others_may_write_is_one_line(session, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_workers_are_counted_together(pytester, mlflow_imported, monkeypatch, tmp_path):
+def test_workers_are_counted_together(
+    pytester: pytest.Pytester, mlflow_imported: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("MLCTX_CACHE_DIR", str(tmp_path / "cache"))
     pytester.makepyfile(
         textwrap.dedent(HEAD)
@@ -124,7 +139,9 @@ def test_workers_are_counted_together(pytester, mlflow_imported, monkeypatch, tm
     assert re.search(r"of 1 kind of model inferred in \d+\.\d s, 3 reused", line)
 
 
-def test_a_mock_wins_and_nothing_of_it_is_kept(session, pytester, monkeypatch):
+def test_a_mock_wins_and_nothing_of_it_is_kept(
+    session: Any, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLCTX_CACHE_DIR", str(pytester.path / "cache"))
     result = session(
         """
@@ -174,7 +191,7 @@ def test_a_mock_wins_and_nothing_of_it_is_kept(session, pytester, monkeypatch):
         'patch("subprocess.Popen")',
     ],
 )
-def test_a_mock_of_anything_that_mlflow_goes_by_wins(session, patch):
+def test_a_mock_of_anything_that_mlflow_goes_by_wins(session: Any, patch: str) -> None:
     session(
         f"""
         from unittest.mock import patch
@@ -183,16 +200,18 @@ def test_a_mock_of_anything_that_mlflow_goes_by_wins(session, patch):
         def test_it():
             utils._init_modules_to_packages_map()
             for _ in range(2):
-                assert hook._active()
+                assert wrappers._active()
                 with {patch}:
-                    assert hook._active() == []
-            assert hook._active()
+                    assert wrappers._active() == []
+            assert wrappers._active()
         """,
         "--mlctx-requirements=reuse",
     ).assert_outcomes(passed=1)
 
 
-def test_a_table_that_is_mocked_wins_and_is_forgotten_with_the_mock(session, pytester, monkeypatch):
+def test_a_table_that_is_mocked_wins_and_is_forgotten_with_the_mock(
+    session: Any, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLCTX_CACHE_DIR", str(pytester.path / "cache"))
     session(
         """
@@ -204,14 +223,16 @@ def test_a_table_that_is_mocked_wins_and_is_forgotten_with_the_mock(session, pyt
             with patch.dict(utils._MODULES_TO_PACKAGES, {"sklearn": ["pytest"]}):
                 assert "pytest==" in save(tmp_path / "mocked")
             assert save(tmp_path / "after") == plain
-            assert hook._installed[0].statistics.inferred == 1
+            assert wrappers._installed[0].statistics.inferred == 1
         """,
         "--mlctx-requirements=reuse",
     ).assert_outcomes(passed=1)
 
 
 @pytest.mark.slow
-def test_a_table_that_mlflow_filled_under_a_mock_is_trusted_never_again(session, pytester, monkeypatch):
+def test_a_table_that_mlflow_filled_under_a_mock_is_trusted_never_again(
+    session: Any, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLCTX_CACHE_DIR", str(pytester.path / "cache"))
     result = session(
         """
@@ -223,17 +244,17 @@ def test_a_table_that_mlflow_filled_under_a_mock_is_trusted_never_again(session,
             with patch("importlib_metadata.packages_distributions", lambda: {"sklearn": ["pytest"]}):
                 assert "pytest==" in save(tmp_path / "mocked")
             assert "pytest==" in save(tmp_path / "after"), "MLflow remembers it by itself"
-            assert hook._installed[0].statistics.reused == 0
+            assert wrappers._installed[0].statistics.reused == 0
             monkeypatch.undo()
             assert "scikit-learn==" in save(tmp_path / "undone")
-            assert hook._installed[0].statistics.inferred == 1
+            assert wrappers._installed[0].statistics.inferred == 1
         """,
         "--mlctx-requirements=reuse",
     )
     result.assert_outcomes(passed=1)
 
 
-def test_patching_with_monkeypatch_leaves_warnings_as_they_were(session):
+def test_patching_with_monkeypatch_leaves_warnings_as_they_were(session: Any) -> None:
     result = session(
         """
         from mlflow.utils import requirements_utils as utils
@@ -244,9 +265,9 @@ def test_patching_with_monkeypatch_leaves_warnings_as_they_were(session):
                 with monkeypatch.context() as patched:
                     patched.setattr(utils._logger, "warning", said.append)
                     utils._logger.warning("x")
-                    assert hook._active() == []
+                    assert wrappers._active() == []
                 assert said == ["x"]
-                assert hook._active()
+                assert wrappers._active()
             utils._logger.warning("once")
         """,
         "--mlctx-requirements=reuse",
@@ -269,17 +290,17 @@ CLI = """
     import sys
     import mlflow
     from sklearn.linear_model import LinearRegression
-    from pytest_mlctx.services.requirements import hook
+    from pytest_mlctx.services.requirements import wrappers
 
     model = LinearRegression().fit([[0], [1]], [0, 1])
     mlflow.sklearn.save_model(model, sys.argv[1] + "/model", serialization_format="cloudpickle")
-    counted = [(one.statistics.inferred, one.statistics.reused) for one in hook._installed if one.when()]
+    counted = [(one.statistics.inferred, one.statistics.reused) for one in wrappers._installed if one.when()]
     print(counted, open(sys.argv[1] + "/model/requirements.txt").read())
 """
 
 
 @pytest.fixture
-def with_children(pytester, no_other_plugin, monkeypatch):
+def with_children(pytester: pytest.Pytester, no_other_plugin: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sessions whose tests start a program that saves a model."""
     monkeypatch.setenv("MLCTX_CACHE_DIR", str(pytester.path / "cache"))
     started = subprocess.run(
@@ -301,7 +322,7 @@ def with_children(pytester, no_other_plugin, monkeypatch):
 
 
 @pytest.mark.slow
-def test_child_processes_reuse_where_their_parent_does(with_children):
+def test_child_processes_reuse_where_their_parent_does(with_children: Any) -> None:
     result = with_children(
         """
         def test_on_the_temporary_store(mlflow_service, tmp_path):
@@ -326,7 +347,7 @@ def test_child_processes_reuse_where_their_parent_does(with_children):
 
 
 @pytest.mark.slow
-def test_a_session_within_a_test_goes_by_its_own_settings(with_children, tmp_path):
+def test_a_session_within_a_test_goes_by_its_own_settings(with_children: Any, tmp_path: Path) -> None:
     inner = tmp_path
     (inner / "test_inner.py").write_text(
         textwrap.dedent(HEAD)
@@ -344,7 +365,7 @@ def test_a_session_within_a_test_goes_by_its_own_settings(with_children, tmp_pat
     ).assert_outcomes(passed=1)
 
 
-def test_a_child_that_does_not_import_mlflow_imports_next_to_nothing_of_ours(with_children):
+def test_a_child_that_does_not_import_mlflow_imports_next_to_nothing_of_ours(with_children: Any) -> None:
     with_children(
         """
         PROGRAM = "import sys; print(*sorted(m for m in sys.modules if 'mlctx' in m or m == 'json'))"

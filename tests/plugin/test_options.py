@@ -247,7 +247,7 @@ def test_a_toml_value_of_another_type_is_one_sentence(pytester: pytest.Pytester,
 
 AS_ANOTHER_USER = """
 import os, sys, pytest, loguru
-import pytest_mlctx.fixtures, pytest_mlctx.report, pytest_mlctx.services.secrets, pytest_mlctx.validation
+import pytest_mlctx.fixtures, pytest_mlctx.report, pytest_mlctx.services.credentials, pytest_mlctx.validation
 # They may lie where that user cannot look.
 
 class User:

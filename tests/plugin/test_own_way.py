@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import pytest
@@ -125,7 +125,7 @@ REVERSED = "def pytest_collection_modifyitems(items): items.reverse()"
 
 
 @pytest.fixture
-def session(pytester: pytest.Pytester, no_other_plugin: None, monkeypatch: pytest.MonkeyPatch):
+def session(pytester: pytest.Pytester, no_other_plugin: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)
     return pytester

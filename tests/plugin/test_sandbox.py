@@ -8,6 +8,7 @@ import os
 import sqlite3
 import textwrap
 import threading
+from typing import Any
 
 import pytest
 from test_isolation import HEAD
@@ -21,7 +22,7 @@ MORE = """
 
 
 @pytest.fixture
-def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester):
+def session(mlflow_imported: None, no_other_plugin: None, pytester: pytest.Pytester) -> Any:
     def run(source: str, *args: str) -> pytest.RunResult:
         pytester.makepyfile(test_it=textwrap.dedent(HEAD + MORE) + textwrap.dedent(source))
         return pytester.runpytest_inprocess("-p", "no:cacheprovider", *args)
@@ -37,7 +38,9 @@ def store_options(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> 
     return (f"--mlctx-tracking-uri=sqlite:///{pytester.path / 'user.db'}",)
 
 
-def test_it_is_empty_for_each_test_and_the_service_in_force(session, store_options):
+def test_it_is_empty_for_each_test_and_the_service_in_force(
+    session: Any, store_options: tuple[str, ...]
+) -> None:
     result = session(
         """
         from pytest_mlctx import MlflowService
@@ -76,7 +79,9 @@ def test_it_is_empty_for_each_test_and_the_service_in_force(session, store_optio
     result.assert_outcomes(passed=6)
 
 
-def test_what_is_outside_comes_back_untouched(session, store_options, pytester):
+def test_what_is_outside_comes_back_untouched(
+    session: Any, store_options: tuple[str, ...], pytester: pytest.Pytester
+) -> None:
     result = session(
         """
         @pytest.fixture(scope="module")
@@ -121,7 +126,9 @@ def test_what_is_outside_comes_back_untouched(session, store_options, pytester):
             assert experiments == {"Default", "outside", pytester.path.name}
 
 
-def test_with_a_run_of_the_test_in_either_order(session, store_options, pytester):
+def test_with_a_run_of_the_test_in_either_order(
+    session: Any, store_options: tuple[str, ...], pytester: pytest.Pytester
+) -> None:
     result = session(
         """
         def test_run_first(mlflow_run, mlflow_sandbox):
@@ -149,7 +156,7 @@ def test_with_a_run_of_the_test_in_either_order(session, store_options, pytester
             assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
 
 
-def test_alerts_and_logs_go_on(session):
+def test_alerts_and_logs_go_on(session: Any) -> None:
     result = session("""
         from pathlib import Path
 
@@ -164,7 +171,9 @@ def test_alerts_and_logs_go_on(session):
     result.assert_outcomes(passed=2)
 
 
-def test_a_named_store_and_isolation_by_test_exclude_each_other(session, pytester):
+def test_a_named_store_and_isolation_by_test_exclude_each_other(
+    session: Any, pytester: pytest.Pytester
+) -> None:
     pytester.makepyfile(test_it="def test(): pass")
     uri = f"sqlite:///{pytester.path}/user.db"
     both = pytester.runpytest_inprocess("--mlctx-isolation=test", f"--mlctx-tracking-uri={uri}")
@@ -190,7 +199,9 @@ def test_a_named_store_and_isolation_by_test_exclude_each_other(session, pyteste
     assert (pytester.path / "user.db").exists()
 
 
-def test_a_configuration_that_names_a_store_and_isolation_by_test(session, pytester):
+def test_a_configuration_that_names_a_store_and_isolation_by_test(
+    session: Any, pytester: pytest.Pytester
+) -> None:
     pytester.makeconftest("""
         import pytest
 
@@ -213,7 +224,7 @@ def test_a_configuration_that_names_a_store_and_isolation_by_test(session, pytes
     result.stdout.fnmatch_lines("as in *::test_one")
 
 
-def test_a_configuration_of_its_own(session, pytester):
+def test_a_configuration_of_its_own(session: Any, pytester: pytest.Pytester) -> None:
     pytester.makeconftest("""
         import pytest
 
@@ -237,11 +248,11 @@ def test_a_configuration_of_its_own(session, pytester):
 
 
 @pytest.mark.slow
-def test_five_hundred_leave_no_more_than_fifty(session):
+def test_five_hundred_leave_no_more_than_fifty(session: Any) -> None:
     psutil = pytest.importorskip("psutil")
     seen = {}
 
-    def note(number):
+    def note(number: Any) -> None:
         gc.collect()
         process = psutil.Process()
         engines = [thing for thing in gc.get_objects() if type(thing).__name__ == "Engine"]
@@ -271,7 +282,9 @@ def test_five_hundred_leave_no_more_than_fifty(session):
     assert seen[500][0] - seen[275][0] < 4, seen  # MiB
 
 
-def test_it_stands_in_for_a_suite_s_own_function_scoped_service(session, pytester):
+def test_it_stands_in_for_a_suite_s_own_function_scoped_service(
+    session: Any, pytester: pytest.Pytester
+) -> None:
     pytester.makeconftest("""
         import pytest
 
@@ -295,7 +308,7 @@ def test_it_stands_in_for_a_suite_s_own_function_scoped_service(session, pyteste
 # Sandboxes of wider scope.
 
 
-def test_a_module_trains_once_and_asserts_often(session, store_options):
+def test_a_module_trains_once_and_asserts_often(session: Any, store_options: tuple[str, ...]) -> None:
     result = session(
         """
         from pytest_mlctx import MlflowService
@@ -343,7 +356,7 @@ def test_a_module_trains_once_and_asserts_often(session, store_options):
     result.assert_outcomes(passed=7)
 
 
-def test_after_a_sandbox_of_wider_scope_all_is_as_before(session):
+def test_after_a_sandbox_of_wider_scope_all_is_as_before(session: Any) -> None:
     result = session(
         """
         @pytest.fixture(scope="class")
@@ -370,7 +383,7 @@ def test_after_a_sandbox_of_wider_scope_all_is_as_before(session):
     result.assert_outcomes(passed=3)
 
 
-def test_the_service_may_be_asked_for_within_a_sandbox_of_wider_scope(session):
+def test_the_service_may_be_asked_for_within_a_sandbox_of_wider_scope(session: Any) -> None:
     before = {name for name in os.environ if "MLFLOW" in name}
     result = session(
         """

@@ -449,7 +449,7 @@ def test_an_mlflow_that_records_none_is_one_sentence(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = {"mlflow-skinny": (2, 22), "opentelemetry-sdk": (1, 36)}
-    monkeypatch.setattr(traces.internals, "numbers", lambda distribution: old[distribution])
+    monkeypatch.setattr(traces.mlflow_internals, "numbers", lambda distribution: old[distribution])
     result = run(pytester, "\n    def test(mlflow_traces): pass\n")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["MLflow * records no traces beside opentelemetry-sdk *: install *"])

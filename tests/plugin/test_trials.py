@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from recorded import records
 
-from pytest_mlctx.trials import Asked, wilson
+from pytest_mlctx.trials import TrialsMarker, wilson
 
 pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin", "put_back")
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("mlflow_imported", "no_other_plugin", "put_
     ("trials", "pass_rate", "needed"), [(8, 0.75, 6), (10, 0.7, 7), (5, 1.0, 5), (3, 0.01, 1), (7, 0.5, 4)]
 )
 def test_how_many_trials_are_needed(trials: int, pass_rate: float, needed: int) -> None:
-    asked = Asked(trials, pass_rate)
+    asked = TrialsMarker(trials, pass_rate)
     assert asked.needed == needed
     assert asked.certain(needed, 0)
     assert not asked.certain(needed - 1, trials - needed)
@@ -29,8 +29,8 @@ def test_how_many_trials_are_needed(trials: int, pass_rate: float, needed: int) 
 
 
 def test_four_of_five_passes_what_succeeds_in_seven_of_ten_cases_every_other_time() -> None:
-    assert Asked(5, 0.8).chance(0.7) == pytest.approx(0.528, abs=0.001)
-    assert Asked(8, 0.75).chance(1.0) == 1
+    assert TrialsMarker(5, 0.8).chance(0.7) == pytest.approx(0.528, abs=0.001)
+    assert TrialsMarker(8, 0.75).chance(1.0) == 1
 
 
 @pytest.mark.parametrize(("passed", "count"), [(0, 1), (1, 1), (4, 5), (6, 8), (50, 100), (0, 20)])

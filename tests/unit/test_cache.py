@@ -32,7 +32,7 @@ def folder_of(kept: Cache) -> Path:
     return kept.path
 
 
-def test_what_was_published_is_read(kept: Cache):
+def test_what_was_published_is_read(kept: Cache) -> None:
     assert kept.read("entry") is None
     assert kept.publish("entry", b"\0 some bytes")
     assert kept.publish("entry", b"newer")
@@ -40,7 +40,7 @@ def test_what_was_published_is_read(kept: Cache):
     assert [file.name for file in folder_of(kept).iterdir()] == ["entry"]
 
 
-def test_an_empty_entry_is_an_entry(kept: Cache):
+def test_an_empty_entry_is_an_entry(kept: Cache) -> None:
     assert kept.publish("entry", b"")
     assert kept.read("entry") == b""
 
@@ -96,7 +96,9 @@ def replace_by_folder(file: Path) -> None:
         "renamed",
     ],
 )
-def test_a_spoiled_file_is_not_read_and_can_be_published_anew(kept: Cache, spoil: Callable[[Path], None]):
+def test_a_spoiled_file_is_not_read_and_can_be_published_anew(
+    kept: Cache, spoil: Callable[[Path], None]
+) -> None:
     assert kept.publish("entry", b"x" * 1000)
     file = folder_of(kept) / "entry"
     spoil(file)
@@ -107,7 +109,7 @@ def test_a_spoiled_file_is_not_read_and_can_be_published_anew(kept: Cache, spoil
 
 
 @linux_root
-def test_a_file_or_folder_of_somebody_else_is_not_trusted(kept: Cache):
+def test_a_file_or_folder_of_somebody_else_is_not_trusted(kept: Cache) -> None:
     assert kept.publish("entry", b"x")
     file = folder_of(kept) / "entry"
     os.chown(file, 54321, 54321)
@@ -118,7 +120,7 @@ def test_a_file_or_folder_of_somebody_else_is_not_trusted(kept: Cache):
 
 @posix
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o722])
-def test_a_folder_that_others_can_write_is_refused_in_one_sentence(tmp_path: Path, mode: int):
+def test_a_folder_that_others_can_write_is_refused_in_one_sentence(tmp_path: Path, mode: int) -> None:
     tmp_path.chmod(mode)
     refused = cache.at(tmp_path)
     assert refused.path is None
@@ -128,7 +130,7 @@ def test_a_folder_that_others_can_write_is_refused_in_one_sentence(tmp_path: Pat
     assert "MLCTX_CACHE_DIR" in refused.refusal
 
 
-def test_without_a_folder_nothing_is_kept_and_nothing_fails(tmp_path: Path):
+def test_without_a_folder_nothing_is_kept_and_nothing_fails(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     none = cache.at(blocked / "below a file")
@@ -143,7 +145,7 @@ def test_without_a_folder_nothing_is_kept_and_nothing_fails(tmp_path: Path):
 
 
 @posix
-def test_what_we_make_is_ours_alone(tmp_path: Path):
+def test_what_we_make_is_ours_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         kept = cache.at(tmp_path / "a" / "b")
@@ -155,7 +157,7 @@ def test_what_we_make_is_ours_alone(tmp_path: Path):
     assert kept.read("entry") == b"x"
 
 
-def test_the_variable_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_variable_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLCTX_CACHE_DIR", str(tmp_path / "named"))
     assert cache.user().path == tmp_path / "named"
     monkeypatch.chdir(tmp_path)
@@ -165,7 +167,7 @@ def test_the_variable_names_the_folder(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_otherwise_it_is_the_platforms_cache_folder_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.delenv("MLCTX_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -184,7 +186,7 @@ def in_a_fork(function: Callable[[], None]) -> None:
 
 
 @linux_root
-def test_a_user_without_home_has_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_user_without_home_has_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "XDG_CACHE_HOME", "MLCTX_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -200,7 +202,7 @@ def test_a_user_without_home_has_no_cache(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @linux_root
-def test_a_read_only_cache_is_read_and_not_written(monkeypatch: pytest.MonkeyPatch):
+def test_a_read_only_cache_is_read_and_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own is closed to others, TMPDIR may be
     try:
         folder.chmod(0o755)
@@ -224,7 +226,7 @@ def test_a_read_only_cache_is_read_and_not_written(monkeypatch: pytest.MonkeyPat
         shutil.rmtree(folder)
 
 
-def test_the_lock_is_held_by_one(kept: Cache):
+def test_the_lock_is_held_by_one(kept: Cache) -> None:
     with kept.lock("entry") as held:
         assert held
         with kept.lock("entry", timeout=0.05) as second:
@@ -235,7 +237,7 @@ def test_the_lock_is_held_by_one(kept: Cache):
         assert again
 
 
-def test_a_killed_writers_file_is_swept_and_a_living_ones_is_not(kept: Cache):
+def test_a_killed_writers_file_is_swept_and_a_living_ones_is_not(kept: Cache) -> None:
     for name, age in ((".unfinished-old", 7200), (".unfinished-new", 0)):
         file = folder_of(kept) / name
         file.write_bytes(b"half")
@@ -245,7 +247,7 @@ def test_a_killed_writers_file_is_swept_and_a_living_ones_is_not(kept: Cache):
 
 
 @linux_root
-def test_on_a_full_disk_nothing_is_published_and_nothing_left(tmp_path: Path):
+def test_on_a_full_disk_nothing_is_published_and_nothing_left(tmp_path: Path) -> None:
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(tmp_path)],
         capture_output=True,
@@ -263,7 +265,7 @@ def test_on_a_full_disk_nothing_is_published_and_nothing_left(tmp_path: Path):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_nothing_heavy_is_imported():
+def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; import pytest_mlctx.services.cache, pytest_mlctx.services.store\n"
         "print([m for m in ('mlflow', 'sqlalchemy', 'alembic', 'filelock')"

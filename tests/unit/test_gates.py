@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_mlctx.gate_report import svg
-from pytest_mlctx.gates import Allowance, Gate, Operator, Past, judge, measured, sparkline
+from pytest_mlctx.gates import Allowance, Gate, Operator, Past, compare, measured, sparkline
 
 DOCS = Path(__file__).parents[2] / "docs" / "gates.md"
 OPERATORS: tuple[Operator, ...] = (">=", "<=", "==")
@@ -31,7 +31,7 @@ def gate(
     abs: float = 0.0,  # noqa: A002
 ) -> Gate:
     pasts = [Past(each, (), "", 0.0) for each in history]
-    return judge("m", operator, value, (), pasts, Allowance(rel, abs))
+    return compare("m", operator, value, (), pasts, Allowance(rel, abs))
 
 
 @given(st.sampled_from(OPERATORS), numbers, histories, st.floats(0, 10), st.floats(0, 10), st.floats(0, 10))

@@ -690,6 +690,6 @@ def test_the_current_service_is_seen_from_any_thread(make: Make) -> None:
     ("name", "told"),
     [("x" * 600, "'xxxxxxxxxxxxxxxxxxxx…' has 600 characters"), ("\udcff", "write .* in UTF-8")],
 )
-def test_a_name_that_no_store_can_keep_is_named(name, told):
+def test_a_name_that_no_store_can_keep_is_named(name: Any, told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         MlflowService(experiment_name=name)

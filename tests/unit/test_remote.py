@@ -16,7 +16,7 @@ PRODUCTION = "https://ada:hunter2@mlflow.example.org"
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[store.Store]:
     before = state.capture("mlflow", "environment")
-    store.serve()
+    store.install_builders()
     own = store.create(tmp_path / "mlflow.db")
     held = state.capture("mlflow")
     yield own

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_mlctx.services import ServiceError, secrets, uris
+from pytest_mlctx.services import ServiceError, credentials, uris
 
 FIELD = "MlflowService.tracking_uri"
 
@@ -166,7 +166,7 @@ def test_a_relative_path_is_made_absolute(uri: str, anchored: str) -> None:
     ],
 )
 def test_credentials_are_replaced(text: str, shown: str) -> None:
-    assert secrets.redact(text) == shown
+    assert credentials.redact(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_credentials_are_replaced(text: str, shown: str) -> None:
     ],
 )
 def test_credentials_are_replaced_in_prose(text: str, shown: str) -> None:
-    assert secrets.redact_prose(text) == shown
+    assert credentials.redact_prose(text) == shown
 
 
 passwords = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1).map(lambda text: f"<{text}>")
@@ -198,8 +198,8 @@ passwords = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1).ma
 @given(password=passwords, before=st.sampled_from(["", "'", "error: ", "(", '{"uri": "']))
 def test_no_password_survives(password: str, before: str) -> None:
     text = f"{before}https://ada:{password}@host/path"
-    assert secrets.redact(text) == f"{before}https://***@host/path"
-    assert password not in repr({"uri": secrets.discreet(text)})
+    assert credentials.redact(text) == f"{before}https://***@host/path"
+    assert password not in repr({"uri": credentials.discreet(text)})
 
 
 def asked(uri: str) -> str:
@@ -356,7 +356,7 @@ def test_a_database_url_that_cannot_be_read_is_told_without_its_password(uri: st
 
 
 @pytest.mark.parametrize("uri", ["foo.db", "/tmp/foo.sqlite", "data/foo.sqlite3"])
-def test_the_path_of_a_database_is_no_folder(uri):
+def test_the_path_of_a_database_is_no_folder(uri: str) -> None:
     with pytest.raises(ServiceError, match=f"write 'sqlite:///{uri}' for a database, '{uri}/' for a folder"):
         uris.check("--mlctx-tracking-uri:", uri)
     uris.check("--mlctx-tracking-uri:", f"{uri}/")

@@ -1,6 +1,6 @@
 """Pip requirements of models: inferred by MLflow once for each kind of model, then reused."""
 
-from pytest_mlctx.services.requirements.hook import (
+from pytest_mlctx.services.requirements.wrappers import (
     RequirementsWarning,
     Reuse,
     Statistics,

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from pytest_mlctx.services import internals
-from pytest_mlctx.services.secrets import redact
+from pytest_mlctx.services import mlflow_internals
+from pytest_mlctx.services.credentials import redact
 from pytest_mlctx.services.state import environment, files, leases, loguru, mlflow
 from pytest_mlctx.services.state import logging as _logging_state
 from pytest_mlctx.services.state.files import expect, watch
@@ -64,7 +64,7 @@ def capture(*libraries: Library) -> State:
 
 def _read(kind: Kind, cells: dict[Cell, object]) -> bool:
     name = kind.name
-    if not all(map(internals.known, kind.leans_on)):
+    if not all(map(mlflow_internals.known, kind.leans_on)):
         return False
     try:
         for key, value in kind.read():

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal, TypeAlias, cast
 
-from pytest_mlctx.services import internals
+from pytest_mlctx.services import mlflow_internals
 
 Cell: TypeAlias = "tuple[str, Hashable]"
 """The name of a kind, such as ``loguru.handler``, and the key within it, such as ``0``."""
@@ -106,7 +106,7 @@ class Kind:
 
     name: str
     leans_on: tuple[str, ...] = ()
-    """Names of `internals.NAMES`: without them it is neither read nor put back."""
+    """Names of `mlflow_internals.NAMES`: without them it is neither read nor put back."""
     held_by_garbage = False
     """Whether it may change when garbage is collected, which is better done before it is put back."""
 
@@ -166,7 +166,7 @@ class Attribute(Kind):
         tell: Callable[[Any], str | None] = lambda after: None,
     ) -> None:
         self.name = name
-        self.leans_on = (path,) if internals.in_table(path) else ()
+        self.leans_on = (path,) if mlflow_internals.in_table(path) else ()
         self._module = module
         *self._owners, self._attribute = path.split(".")
         self._pristine = pristine

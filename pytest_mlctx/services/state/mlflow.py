@@ -28,7 +28,7 @@ from pytest_mlctx.services.state.mlflow_tracing import KINDS as TRACING
 
 def _changed(what: str) -> Callable[[Any], str]:
     def tell(after: Any) -> str:
-        from pytest_mlctx.services.secrets import redact
+        from pytest_mlctx.services.credentials import redact
 
         return f"{what} changed to {redact(str(after))}" if after else f"{what} unset"
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from pytest_mlctx.services import internals, registries
+from pytest_mlctx.services import mlflow_internals, registries
 from pytest_mlctx.services.deadline import reason, within
 from pytest_mlctx.services.state.kinds import ABSENT, Held, Kind
 from pytest_mlctx.services.state.mlflow_stores import Engine
@@ -48,7 +48,7 @@ class _Stacks(dict[int, Any]):
 
 def active_runs() -> list[Any]:
     """MLflow's own list of this thread's active runs, the innermost last; a copy where it is not known."""
-    if internals.known("_active_run_stack"):
+    if mlflow_internals.known("_active_run_stack"):
         stack: list[Any] = sys.modules[_FLUENT]._active_run_stack.get()
         return stack
     run = sys.modules["mlflow"].active_run()
@@ -56,7 +56,7 @@ def active_runs() -> list[Any]:
 
 
 def _run_stacks() -> dict[int, Any]:
-    if not internals.known("_active_run_stack"):
+    if not mlflow_internals.known("_active_run_stack"):
         return {threading.get_ident(): active_runs()}
     variable = _variable("_active_run_stack")
     stacks = getattr(variable, _EVERYONES, {})
@@ -85,7 +85,7 @@ class OpenRun(Kind):
         here = thread == threading.get_ident()
         stack = active_runs() if here else _by_thread(_variable("_active_run_stack")).get(thread)
         if before is ABSENT:
-            if here and not internals.known("_active_run_stack"):
+            if here and not mlflow_internals.known("_active_run_stack"):
                 sys.modules["mlflow"].end_run("KILLED")
             if stack is not None:
                 stack[:] = [run for run in stack if run.info.run_id != run_id]
@@ -249,7 +249,7 @@ class PerThread(Kind):
 
     def __init__(self, name: str, variable: str) -> None:
         self.name = name
-        self.leans_on = (variable,) if internals.in_table(variable) else ()
+        self.leans_on = (variable,) if mlflow_internals.in_table(variable) else ()
         self._variable = variable
 
     def _value(self, value: Any) -> object:

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 from types import FunctionType
 from typing import Any
 
-from pytest_mlctx.services import internals
+from pytest_mlctx.services import mlflow_internals
 from pytest_mlctx.services.state.kinds import ABSENT, Kind
 
 _TRACKING = "mlflow.tracking._tracking_service.utils"
@@ -24,7 +24,7 @@ class Builder(Kind):
         self._what = what
         self._names = (module, variable, register)
         self.leans_on = tuple(
-            name for name in (f"{variable}._registry", register) if internals.in_table(name)
+            name for name in (f"{variable}._registry", register) if mlflow_internals.in_table(name)
         )
 
     def _registry(self) -> dict[str, Any]:

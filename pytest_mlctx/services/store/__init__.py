@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_mlctx.services.store.builders import serve
+from pytest_mlctx.services.store.builders import install_builders
 from pytest_mlctx.services.store.initialization import fill
 from pytest_mlctx.services.store.paths import artifact_uri, artifacts_beside
 from pytest_mlctx.services.store.savepoint import Savepoint
@@ -22,9 +22,9 @@ __all__ = [
     "artifacts_beside",
     "create",
     "fill",
+    "install_builders",
     "is_temporary",
     "promised",
-    "serve",
     "store_at",
     "store_of",
 ]

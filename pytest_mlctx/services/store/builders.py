@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_mlctx.services import internals, registries
+from pytest_mlctx.services import mlflow_internals, registries
 from pytest_mlctx.services.store import engines, initialization, paths, temporary
 
 _named: set[Path] = set()
 _FIRST_OPEN = 0x6D6C637478  # of PostgreSQL's advisory locks: "mlctx"
 
 
-def serve(*named: str) -> None:
+def install_builders(*named: str) -> None:
     """Build the SQL stores of MLflow's tracking and model registries from now on.
 
     SQLite: artifacts of new experiments lie in ``mlartifacts/`` beside the database file, or where MLflow has
@@ -26,20 +26,20 @@ def serve(*named: str) -> None:
     """
     _named.update(path for uri in named if uri.startswith("sqlite") and (path := paths.database(uri)))
     for registry in registries.both():
-        for scheme, serving in (("sqlite", _serving_sqlite), ("postgresql", _serving_postgresql)):
+        for scheme, building in (("sqlite", _building_sqlite), ("postgresql", _building_postgresql)):
             build = registry._registry.get(scheme)
-            if build is None or hasattr(build, "mlctx_serves"):
+            if build is None or hasattr(build, "mlctx_builds"):
                 continue
-            registry.register(scheme, serving(build))
+            registry.register(scheme, building(build))
             registries.forget()  # a store that was opened before would write its artifacts to ./mlruns still
 
 
 def hear_of_readers() -> bool:
     """Whether stores of ours are told when MLflow is about to read them."""
-    return bool(registries.both()) and internals.known("create_sqlalchemy_engine")
+    return bool(registries.both()) and mlflow_internals.known("create_sqlalchemy_engine")
 
 
-def _serving_sqlite(build: Callable[..., Any]) -> Callable[..., Any]:
+def _building_sqlite(build: Callable[..., Any]) -> Callable[..., Any]:
     # MLflow asks the builder's signature what to pass, and its module whether the scheme is its own.
     @functools.wraps(build)
     def builder(store_uri: str, **arguments: Any) -> Any:
@@ -58,10 +58,10 @@ def _serving_sqlite(build: Callable[..., Any]) -> Callable[..., Any]:
             engines.forget_foreign_engine(store_uri)
             store = build(store_uri=store_uri, **arguments)
         if own is not None and getattr(store, "artifact_root_uri", None) == paths.artifact_uri(own.artifacts):
-            own.served.add(store)
+            own.opened.add(store)
         return store
 
-    builder.mlctx_serves = True  # type: ignore[attr-defined]
+    builder.mlctx_builds = True  # type: ignore[attr-defined]
     return builder
 
 
@@ -72,7 +72,7 @@ def _artifacts(path: Path) -> Path:
     return path.parent / "mlruns"
 
 
-def _serving_postgresql(build: Callable[..., Any]) -> Callable[..., Any]:
+def _building_postgresql(build: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(build)
     def builder(store_uri: str, **arguments: Any) -> Any:
         with contextlib.ExitStack() as stack:
@@ -80,7 +80,7 @@ def _serving_postgresql(build: Callable[..., Any]) -> Callable[..., Any]:
                 stack.enter_context(_alone(store_uri))
             return build(store_uri=store_uri, **arguments)
 
-    builder.mlctx_serves = True  # type: ignore[attr-defined]
+    builder.mlctx_builds = True  # type: ignore[attr-defined]
     return builder
 
 

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pytest_mlctx.services import internals
+from pytest_mlctx.services import mlflow_internals
 from pytest_mlctx.services.state import mlflow_stores
 from pytest_mlctx.services.store import experiments
 
@@ -42,7 +42,7 @@ def settings(
     utils, tracking, registry = map(importlib.import_module, (_UTILS, _TRACKING, _REGISTRY))
     own = admit is not None
     with _lock, contextlib.ExitStack() as stack:
-        if not internals.known("create_sqlalchemy_engine"):
+        if not mlflow_internals.known("create_sqlalchemy_engine"):
             yield
             return
         every_session = _session_pragmas(utils)
@@ -66,17 +66,19 @@ def settings(
         def initializing(initialize: Callable[[Engine], None]) -> Callable[[Engine], None]:
             return lambda engine: None if own or is_current(engine) else initialize(engine)
 
-        stack.enter_context(internals.around(utils, "create_sqlalchemy_engine", creating))
+        stack.enter_context(mlflow_internals.around(utils, "create_sqlalchemy_engine", creating))
         for module in (utils, registry):  # which has copies of the names in some versions
             if every_session is not None:
-                stack.enter_context(internals.around(module, "_get_managed_session_maker", making))
-            if internals.known("_initialize_tables"):
-                stack.enter_context(internals.around(module, "_initialize_tables", initializing))
+                stack.enter_context(mlflow_internals.around(module, "_get_managed_session_maker", making))
+            if mlflow_internals.known("_initialize_tables"):
+                stack.enter_context(mlflow_internals.around(module, "_initialize_tables", initializing))
         if own:
-            stack.enter_context(internals.wrapped("_verify_schema", lambda _verify: lambda _engine: None))
+            stack.enter_context(
+                mlflow_internals.wrapped("_verify_schema", lambda _verify: lambda _engine: None)
+            )
             _number_experiments()
         # MLflow 2 makes the artifact folder by opening the store; the first artifact makes it anyway.
-        stack.enter_context(internals.around(tracking, "mkdir", lambda _mkdir: lambda *_args: None))
+        stack.enter_context(mlflow_internals.around(tracking, "mkdir", lambda _mkdir: lambda *_args: None))
         yield
 
 
@@ -134,7 +136,7 @@ def _session_pragmas(utils: Any) -> tuple[str, ...] | None:
         def execute(self, statement: Any, *_args: Any, **_kwargs: Any) -> Any:
             sent.append(str(statement).strip().rstrip(";"))
 
-    if not internals.known("_get_managed_session_maker"):
+    if not mlflow_internals.known("_get_managed_session_maker"):
         return None
     try:
         make = utils._get_managed_session_maker

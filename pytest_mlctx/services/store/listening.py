@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from pytest_mlctx.services import internals, registries
+from pytest_mlctx.services import mlflow_internals, registries
 
 
 @contextmanager
@@ -23,5 +23,5 @@ def each_use(hear: Callable[[str], None]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for registry in registries.both()[:1]:
-            stack.enter_context(internals.around(registry, "get_store", heard))
+            stack.enter_context(mlflow_internals.around(registry, "get_store", heard))
         yield

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pytest_mlctx.services import imports, internals
+from pytest_mlctx.services import import_hooks, mlflow_internals
 from pytest_mlctx.services.store import engines, initialization
 
 _UTILS = "mlflow.store.db.utils"
@@ -27,7 +27,7 @@ def from_template() -> Iterator[None]:
 
     def replace() -> None:
         utils = sys.modules[_UTILS]
-        if not (internals.known(_NAME) and internals.known(_HEAD)):
+        if not (mlflow_internals.known(_NAME) and mlflow_internals.known(_HEAD)):
             return
         original, head = getattr(utils, _NAME), getattr(utils, _HEAD)
         ours = _initializing(original)
@@ -38,7 +38,7 @@ def from_template() -> Iterator[None]:
         for module, name, _, own in replaced:
             setattr(module, name, own)
 
-    with imports.once_imported(_UTILS, replace):
+    with import_hooks.once_imported(_UTILS, replace):
         try:
             yield
         finally:

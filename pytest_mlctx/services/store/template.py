@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_mlctx.services import cache, internals
+from pytest_mlctx.services import cache, mlflow_internals
 from pytest_mlctx.services.store import engines, paths
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def _undisturbed() -> Iterator[None]:
 
     with (
         warnings.catch_warnings(),
-        internals.around(logging.config, "fileConfig", lambda _file: lambda *_args, **_kwargs: None),
-        internals.around(logging.Logger, "callHandlers", only_warnings),
+        mlflow_internals.around(logging.config, "fileConfig", lambda _file: lambda *_args, **_kwargs: None),
+        mlflow_internals.around(logging.Logger, "callHandlers", only_warnings),
     ):
         warnings.simplefilter("ignore")
         yield

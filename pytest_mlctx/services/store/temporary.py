@@ -55,7 +55,7 @@ class Store:
             self._remove = weakref.finalize(self, _remove, folder, os.getpid())
             path = folder / path.name.translate({ord("?"): "_", ord("%"): "_"})
         self.path, self.uri = path, paths.sqlite_uri(path)
-        self.served: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.opened: weakref.WeakSet[Any] = weakref.WeakSet()
         """MLflow's tracking stores on this file."""
         self.refuse: Callable[[], None] = lambda: None
         """Called in the thread that is about to commit for MLflow: what it raises keeps that thread out."""
@@ -90,7 +90,7 @@ class Store:
     @artifacts.setter
     def artifacts(self, folder: Path) -> None:
         self._artifacts = folder
-        for store in self.served:
+        for store in self.opened:
             store.artifact_root_uri = paths.artifact_uri(folder)
 
     def savepoint(self) -> Savepoint:

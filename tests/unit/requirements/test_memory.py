@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ MLMODEL = "flavors:\n  sklearn:\n    pickled_model: model.pkl\nmodel_uuid: {}\nu
 
 
 @pytest.fixture
-def model(tmp_path):
+def model(tmp_path: Path) -> Any:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "MLmodel").write_text(MLMODEL.format("a", "b"))
@@ -28,14 +29,16 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def kept(tmp_path):
+def kept(tmp_path: Path) -> Any:
     return cache.at(tmp_path / "cache")
 
 
 class Asked:
     """Stands for MLflow's inference: counts, and tells what it was made to depend on."""
 
-    def __init__(self, *seen, names=(), user_code=False, doubts=(), warnings=()):
+    def __init__(
+        self, *seen: Any, names: Any = (), user_code: Any = False, doubts: Any = (), warnings: Any = ()
+    ) -> None:
         self.times = 0
         self._told = {
             "seen": [[kind, name, "" if kind == "environ" else value_of(kind, name)] for kind, name in seen],
@@ -52,11 +55,11 @@ class Asked:
         return [f"answer-{self.times}"]
 
 
-def question(model: Path, about="requirements", **settings):
+def question(model: Path, about: Any = "requirements", **settings: Any) -> Any:
     return Question(about, model, "sklearn", settings)
 
 
-def test_a_second_model_of_a_kind_is_not_asked_for_here_nor_in_a_later_process(model, kept):
+def test_a_second_model_of_a_kind_is_not_asked_for_here_nor_in_a_later_process(model: Any, kept: Any) -> None:
     asked = Asked(warnings=["local version"])
     memory = Memory(kept)
     first = memory.answer(question(model), asked)
@@ -66,10 +69,12 @@ def test_a_second_model_of_a_kind_is_not_asked_for_here_nor_in_a_later_process(m
     assert asked.times == 1
 
 
-def test_answers_of_several_circumstances_are_kept_side_by_side_the_oldest_goes(model, kept, monkeypatch):
+def test_answers_of_several_circumstances_are_kept_side_by_side_the_oldest_goes(
+    model: Any, kept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = Asked(("environ", "CI"))
 
-    def answer(value):
+    def answer(value: Any) -> Any:
         monkeypatch.setenv("CI", value)
         asked._told["seen"] = [["environ", "CI", ""]]
         return Memory(kept).answer(question(model), asked).lines
@@ -84,11 +89,13 @@ def test_answers_of_several_circumstances_are_kept_side_by_side_the_oldest_goes(
     assert answer("0") != first[0]
 
 
-def test_one_that_waited_for_another_of_its_kind_takes_its_answer_also_where_user_code_was_seen(model, kept):
+def test_one_that_waited_for_another_of_its_kind_takes_its_answer_also_where_user_code_was_seen(
+    model: Any, kept: Any
+) -> None:
     asked, first, second = Asked(user_code=True), Memory(kept), Memory(kept)
     waiting = threading.Thread(target=lambda: second.answer(question(model), asked))
 
-    def slow(observation):
+    def slow(observation: Any) -> Any:
         waiting.start()
         time.sleep(0.3)
         return asked(observation)
@@ -108,7 +115,9 @@ def test_one_that_waited_for_another_of_its_kind_takes_its_answer_also_where_use
         lambda model: os.environ.__setitem__("PYTHONOPTIMIZE", "1"),
     ],
 )
-def test_another_kind_is_asked_for(model, kept, change, monkeypatch):
+def test_another_kind_is_asked_for(
+    model: Any, kept: Any, change: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONOPTIMIZE", "0")
     asked, memory = Asked(), Memory(kept)
     memory.answer(question(model), asked)
@@ -116,7 +125,7 @@ def test_another_kind_is_asked_for(model, kept, change, monkeypatch):
     assert not memory.answer(question(model), asked).reused
 
 
-def test_other_settings_and_questions_are_asked_for(model, kept):
+def test_other_settings_and_questions_are_asked_for(model: Any, kept: Any) -> None:
     asked, memory = Asked(), Memory(kept)
     for one in (question(model), question(model, raise_on_error=True), question(model, about="modules")):
         assert not memory.answer(one, asked).reused
@@ -124,14 +133,18 @@ def test_other_settings_and_questions_are_asked_for(model, kept):
 
 
 @pytest.mark.parametrize("name", ["executable", "version"])
-def test_another_python_makes_another_kind(model, kept, name, monkeypatch):
+def test_another_python_makes_another_kind(
+    model: Any, kept: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = Asked()
     Memory(kept).answer(question(model), asked)
     monkeypatch.setattr(sys, name, "another")
     assert not Memory(kept).answer(question(model), asked).reused
 
 
-def test_an_installed_distribution_makes_another_kind(model, kept, tmp_path, monkeypatch):
+def test_an_installed_distribution_makes_another_kind(
+    model: Any, kept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = tmp_path / "site"
     (site / "thing-1.dist-info").mkdir(parents=True)
     (site / "thing-1.dist-info/RECORD").write_text("thing/__init__.py,,\n")
@@ -143,7 +156,9 @@ def test_an_installed_distribution_makes_another_kind(model, kept, tmp_path, mon
     assert not Memory(kept).answer(question(model), asked).reused
 
 
-def test_what_is_installed_while_the_process_runs_is_not_kept(model, kept, tmp_path, monkeypatch):
+def test_what_is_installed_while_the_process_runs_is_not_kept(
+    model: Any, kept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked, memory = Asked(), Memory(kept)
     (tmp_path / "thing-1.dist-info").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -151,10 +166,12 @@ def test_what_is_installed_while_the_process_runs_is_not_kept(model, kept, tmp_p
         assert not memory.answer(question(model), asked).reused
 
 
-def test_which_module_is_whose_is_read_once_for_the_same_distributions(kept, tmp_path, monkeypatch):
+def test_which_module_is_whose_is_read_once_for_the_same_distributions(
+    kept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
-    def read():
+    def read() -> Any:
         asked.append(1)
         return {"yaml": ["PyYAML"]}
 
@@ -181,7 +198,7 @@ def test_which_module_is_whose_is_read_once_for_the_same_distributions(kept, tmp
         ("listing", lambda file: (file / "more").write_text("")),
     ],
 )
-def test_a_changed_file_is_asked_for(model, kept, tmp_path, kind, change):
+def test_a_changed_file_is_asked_for(model: Any, kept: Any, tmp_path: Path, kind: str, change: Any) -> None:
     file = tmp_path / "dependency"
     file.mkdir() if kind == "listing" else file.write_text("first")
     asked, memory = Asked((kind, str(file))), Memory(kept)
@@ -191,7 +208,7 @@ def test_a_changed_file_is_asked_for(model, kept, tmp_path, kind, change):
     assert not memory.answer(question(model), asked).reused
 
 
-def test_a_changed_variable_is_asked_for(model, kept, monkeypatch):
+def test_a_changed_variable_is_asked_for(model: Any, kept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SETTING", "1")
     asked, memory = Asked(("environ", "SETTING")), Memory(kept)
     memory.answer(question(model), asked)
@@ -201,7 +218,9 @@ def test_a_changed_variable_is_asked_for(model, kept, monkeypatch):
     assert not memory.answer(question(model), asked).reused
 
 
-def test_a_module_that_begins_to_hide_another_is_asked_for(model, kept, tmp_path, monkeypatch):
+def test_a_module_that_begins_to_hide_another_is_asked_for(
+    model: Any, kept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     asked, memory = Asked(names=["numpy", "helper"]), Memory(kept)
     memory.answer(question(model), asked)
@@ -211,7 +230,7 @@ def test_a_module_that_begins_to_hide_another_is_asked_for(model, kept, tmp_path
     assert not memory.answer(question(model), asked).reused
 
 
-def test_a_doubtful_answer_and_an_unobserved_one_are_not_kept(model, kept):
+def test_a_doubtful_answer_and_an_unobserved_one_are_not_kept(model: Any, kept: Any) -> None:
     memory = Memory(kept)
     doubtful = Asked(doubts=["predict failed"])
     for _ in range(2):
@@ -220,7 +239,7 @@ def test_a_doubtful_answer_and_an_unobserved_one_are_not_kept(model, kept):
         assert not memory.answer(question(model), lambda observation: ["a"]).reused
 
 
-def test_where_user_code_was_seen_at_work_small_values_count_from_then_on(model, kept):
+def test_where_user_code_was_seen_at_work_small_values_count_from_then_on(model: Any, kept: Any) -> None:
     asked, memory = Asked(user_code=True), Memory(kept)
     memory.answer(question(model), asked)
     assert memory.answer(question(model), asked).reused
@@ -231,10 +250,10 @@ def test_where_user_code_was_seen_at_work_small_values_count_from_then_on(model,
     assert Memory(kept).answer(question(model), asked).reused
 
 
-def test_an_error_passes_through_and_is_not_kept(model, kept):
+def test_an_error_passes_through_and_is_not_kept(model: Any, kept: Any) -> None:
     memory = Memory(kept)
 
-    def fail(observation):
+    def fail(observation: Any) -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
@@ -245,7 +264,7 @@ def test_an_error_passes_through_and_is_not_kept(model, kept):
 @pytest.mark.parametrize(
     "damage", [lambda b: b[:-5], lambda b: b"", lambda b: b"{}", lambda b: b[:40] + b"x" + b[41:]]
 )
-def test_a_damaged_entry_is_asked_for(model, kept, damage):
+def test_a_damaged_entry_is_asked_for(model: Any, kept: Any, damage: Any) -> None:
     Memory(kept).answer(question(model), Asked())
     for file in kept.path.iterdir():
         if file.suffix != ".lock":
@@ -253,7 +272,7 @@ def test_a_damaged_entry_is_asked_for(model, kept, damage):
     assert not Memory(kept).answer(question(model), Asked()).reused
 
 
-def test_an_entry_of_another_kind_is_asked_for(model, kept):
+def test_an_entry_of_another_kind_is_asked_for(model: Any, kept: Any) -> None:
     asked = Asked()
     Memory(kept).answer(question(model), asked)
     (entry,) = (file for file in kept.path.iterdir() if file.suffix != ".lock")
@@ -265,14 +284,14 @@ def test_an_entry_of_another_kind_is_asked_for(model, kept):
     assert not Memory(kept).answer(question(model, raise_on_error=True), asked).reused
 
 
-def test_an_entry_that_others_can_write_is_asked_for(model, kept):
+def test_an_entry_that_others_can_write_is_asked_for(model: Any, kept: Any) -> None:
     Memory(kept).answer(question(model), Asked())
     for file in kept.path.iterdir():
         file.chmod(0o666)
     assert not Memory(kept).answer(question(model), Asked()).reused
 
 
-def test_threads_that_meet_a_kind_together_ask_once(model, kept):
+def test_threads_that_meet_a_kind_together_ask_once(model: Any, kept: Any) -> None:
     asked, memory = Asked(), Memory(kept)
     threads = [threading.Thread(target=memory.answer, args=(question(model), asked)) for _ in range(8)]
     for thread in threads:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,18 +20,18 @@ from pytest_mlctx.services.requirements.distributions import installed
 
 
 class Told(dict):
-    def __getitem__(self, what):
+    def __getitem__(self, what: Any) -> Any:
         return super().get(what)
 
 
 @pytest.fixture
-def observe(tmp_path, monkeypatch):
+def observe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs user code in the process that infers, as a module ``usercode``; gives what was told."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
 
-    def run(code, script=None, **environ):
+    def run(code: Any, script: Any = None, **environ: Any) -> Any:
         if script is None:
             (folder / "usercode.py").write_text(textwrap.dedent(code))
             script = tmp_path / "script.py"
@@ -57,7 +58,7 @@ def observe(tmp_path, monkeypatch):
     return run
 
 
-def test_imported_modules_of_the_user_and_what_they_import(observe):
+def test_imported_modules_of_the_user_and_what_they_import(observe: Any) -> None:
     Path("deeper.py").write_text("")
     for _ in range(2):  # from the source, then from the byte code
         told = observe("import deeper, json, yaml")
@@ -68,7 +69,7 @@ def test_imported_modules_of_the_user_and_what_they_import(observe):
         assert not [name for kind, name in told["seen"] if kind == "content" and "yaml" in name]
 
 
-def test_modules_that_are_not_there(observe):
+def test_modules_that_are_not_there(observe: Any) -> None:
     Path("pack").mkdir()
     Path("pack/__init__.py").write_text("")
     told = observe(
@@ -100,7 +101,7 @@ def test_modules_that_are_not_there(observe):
         ("import configparser; configparser.ConfigParser().read('data.txt')", "content", "data.txt"),
     ],
 )
-def test_files_that_user_code_asks_for(observe, code, kind, name):
+def test_files_that_user_code_asks_for(observe: Any, code: str, kind: str, name: str) -> None:
     Path("data.txt").write_text("[a]\n")
     Path("link").symlink_to("data.txt")
     told = observe(code)
@@ -118,7 +119,7 @@ def test_files_that_user_code_asks_for(observe, code, kind, name):
         "import pathlib; pathlib.Path('data.txt').stat()",
     ],
 )
-def test_times_that_user_code_looks_at(observe, code):
+def test_times_that_user_code_looks_at(observe: Any, code: str) -> None:
     Path("data.txt").write_text("a")
     path = str(Path("data.txt").absolute())
     told = observe(code)["seen"]["status", path]
@@ -127,7 +128,7 @@ def test_times_that_user_code_looks_at(observe, code):
 
 
 @pytest.mark.parametrize("mode", ["a+", "a", "r+"])
-def test_what_it_appends_to_it_may_read(observe, mode):
+def test_what_it_appends_to_it_may_read(observe: Any, mode: str) -> None:
     Path("data.txt").write_text("a")
     path = str(Path("data.txt").absolute())
     before = value_of("content", path)
@@ -142,7 +143,7 @@ def test_what_it_appends_to_it_may_read(observe, mode):
         "import pkgutil; pkgutil.resolve_name('localplugin') if False else list(pkgutil.iter_modules(['.']))",
     ],
 )
-def test_a_module_that_is_looked_for_and_comes_later(observe, code):
+def test_a_module_that_is_looked_for_and_comes_later(observe: Any, code: str) -> None:
     told = observe(code)
     now = installed().resolution(frozenset(told["names"])), value_of("listing", str(Path.cwd()))
     Path("localplugin.py").write_text("")
@@ -155,7 +156,9 @@ def test_a_module_that_is_looked_for_and_comes_later(observe, code):
     assert now[0] != later[0] if "localplugin" in told["names"] else listed and now[1] != later[1]
 
 
-def test_a_package_without_init_of_which_another_folder_appears(tmp_path, monkeypatch):
+def test_a_package_without_init_of_which_another_folder_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         monkeypatch.syspath_prepend(tmp_path / folder)
@@ -165,7 +168,7 @@ def test_a_package_without_init_of_which_another_folder_appears(tmp_path, monkey
     assert installed().resolution(frozenset({"spread"})) != before
 
 
-def test_neighbours_of_the_model_are_not_the_model(observe, tmp_path):
+def test_neighbours_of_the_model_are_not_the_model(observe: Any, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     Path(str(script) + ".json").write_text("{}")
     told = observe(f"open({str(script) + '.json'!r}).read(); open({str(script)!r}).read()")
@@ -174,17 +177,17 @@ def test_neighbours_of_the_model_are_not_the_model(observe, tmp_path):
 
 
 @pytest.mark.parametrize("code", ["import os; os.getcwd()", "import pathlib; pathlib.Path.cwd()"])
-def test_the_working_folder(observe, code):
+def test_the_working_folder(observe: Any, code: str) -> None:
     assert observe(code)["seen"]["folder", ""] == str(Path.cwd())
 
 
-def test_what_it_wrote_itself_is_no_dependency(observe):
+def test_what_it_wrote_itself_is_no_dependency(observe: Any) -> None:
     told = observe("open('own.txt', 'w').write('a'); open('own.txt').read()")
     assert ("content", str(Path("own.txt").absolute())) not in told["seen"]
 
 
 @pytest.mark.parametrize("code", ["os.environ['ASKED']", "os.getenv('ASKED')", "'ASKED' in os.environ"])
-def test_environment_variables(observe, code):
+def test_environment_variables(observe: Any, code: str) -> None:
     told = observe(f"import os; {code}", ASKED="1", NOT_ASKED="1")
     assert ("environ", "ASKED") in told["seen"]
     assert ("environ", "NOT_ASKED") not in told["seen"]
@@ -193,13 +196,15 @@ def test_environment_variables(observe, code):
 @pytest.mark.parametrize(
     "code", ["dict(os.environ)", "os.environ.copy()", "list(os.environ.items())", "list(os.environ)"]
 )
-def test_user_code_that_looks_at_all_variables_depends_on_all(observe, code):
+def test_user_code_that_looks_at_all_variables_depends_on_all(observe: Any, code: str) -> None:
     seen = observe(f"import os; {code}", ANY="1")["seen"]
     assert ("prefix", "") in seen
     assert ("environ", "ANY") not in seen
 
 
-def test_a_library_that_looks_at_all_variables_depends_on_its_own(observe, tmp_path, monkeypatch):
+def test_a_library_that_looks_at_all_variables_depends_on_its_own(
+    observe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A library is what MLflow has a flavor for.
     (tmp_path / "site/prophet-1.dist-info").mkdir(parents=True)
     (tmp_path / "site/prophet-1.dist-info/RECORD").write_text("chooser.py,,\nchooser_script.py,,\n")
@@ -221,7 +226,7 @@ def test_a_library_that_looks_at_all_variables_depends_on_its_own(observe, tmp_p
     assert ("environ", "COLUMNS") in observe("import os; os.environ.get('COLUMNS')")["seen"]
 
 
-def test_a_variable_that_libraries_read_loosely_counts_fully_when_user_code_reads_it(observe):
+def test_a_variable_that_libraries_read_loosely_counts_fully_when_user_code_reads_it(observe: Any) -> None:
     told = observe("import os; os.environ.get('MLFLOW_TRACKING_URI')")
     assert ("environ", "MLFLOW_TRACKING_URI") in told["seen"]
 
@@ -236,16 +241,16 @@ def test_a_variable_that_libraries_read_loosely_counts_fully_when_user_code_read
         "open('/proc/self/status').read()",
     ],
 )
-def test_what_cannot_be_checked_later_is_a_doubt(observe, code):
+def test_what_cannot_be_checked_later_is_a_doubt(observe: Any, code: str) -> None:
     assert observe(code)["doubts"]
 
 
-def test_a_library_that_looks_at_the_machine_is_none(observe):
+def test_a_library_that_looks_at_the_machine_is_none(observe: Any) -> None:
     told = observe("import psutil, joblib; joblib.cpu_count(); psutil.virtual_memory()")
     assert not told["doubts"]
 
 
-def test_secrets_are_told_as_hashes_only(observe, tmp_path):
+def test_secrets_are_told_as_hashes_only(observe: Any, tmp_path: Path) -> None:
     Path("token.txt").write_text("hunter2-content")
     told = observe("import os; os.environ['TOKEN']; open('token.txt').read()", TOKEN="hunter2-variable")
     assert told["seen"]["content", str(Path("token.txt").absolute())]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
@@ -25,13 +25,13 @@ from sklearn.svm import SVC
 from pytest_mlctx.services.requirements.pickles import UnreadableError, read_pickle, read_skops
 
 
-def learned(model, seed):
+def learned(model: Any, seed: Any) -> Any:
     generator = np.random.default_rng(seed)
     data = generator.random((40, 3))
     return model.fit(data, data[:, 0] * np.pi if isinstance(model, Pipeline) else data[:, 0] > 0.5)
 
 
-def tokens(value, strict):
+def tokens(value: Any, strict: Any) -> Any:
     return read_pickle(cloudpickle.dumps(value)).tokens(strict)
 
 
@@ -41,25 +41,25 @@ class Described(NamedTuple):
 
 
 class Step:
-    def __init__(self, **attributes):
+    def __init__(self, **attributes: Any) -> None:
         self.__dict__.update(attributes)
 
 
 @pytest.mark.parametrize("model", [LogisticRegression, lambda: RandomForestClassifier(3)])
-def test_what_was_learned_is_no_part_of_it(model):
+def test_what_was_learned_is_no_part_of_it(model: Any) -> None:
     assert tokens(learned(model(), 1), strict=False) == tokens(learned(model(), 2), strict=False)
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_the_run_that_autologging_writes_on_it_is_no_part_of_it(strict):
+def test_the_run_that_autologging_writes_on_it_is_no_part_of_it(strict: bool) -> None:
     """As MLflow's patch of fit does; with its id each model would be of a kind of its own."""
     one, other = (learned(LogisticRegression(), 1) for _ in range(2))
     one._mlflow_run_id, other._mlflow_run_id = "1" * 32, "2" * 32
     assert tokens(one, strict) == tokens(other, strict)
 
 
-def test_beside_user_code_what_was_learned_counts_and_seeded_training_learns_the_same():
-    def model(seed):
+def test_beside_user_code_what_was_learned_counts_and_seeded_training_learns_the_same() -> None:
+    def model(seed: Any) -> Any:
         return learned(make_pipeline(FunctionTransformer(np.abs), StandardScaler(), Ridge()), seed)
 
     assert tokens(model(1), strict=True) == tokens(model(1), strict=True) != tokens(model(2), strict=True)
@@ -74,7 +74,7 @@ def test_beside_user_code_what_was_learned_counts_and_seeded_training_learns_the
         (make_pipeline(StandardScaler(with_mean=False)), make_pipeline(StandardScaler())),
     ],
 )
-def test_a_class_a_string_or_a_boolean_makes_another_kind(one, other):
+def test_a_class_a_string_or_a_boolean_makes_another_kind(one: Any, other: Any) -> None:
     assert tokens(one, strict=False) != tokens(other, strict=False)
 
 
@@ -99,7 +99,7 @@ def test_a_class_a_string_or_a_boolean_makes_another_kind(one, other):
         ({"mode": Described(np.dtype("f8"), ("json",))}, {"mode": Described(np.dtype("f8"), ("xgboost",))}),
     ],
 )
-def test_user_code_may_act_on_any_value(one, other):
+def test_user_code_may_act_on_any_value(one: Any, other: Any) -> None:
     assert tokens(Step(**one), strict=True) != tokens(Step(**other), strict=True)
 
 
@@ -117,7 +117,7 @@ def test_user_code_may_act_on_any_value(one, other):
         (Step(version=1), Step(version=2)),
     ],
 )
-def test_a_setting_makes_another_kind_though_a_library_alone_takes_part(one, other):
+def test_a_setting_makes_another_kind_though_a_library_alone_takes_part(one: Any, other: Any) -> None:
     assert tokens(one, strict=False) != tokens(other, strict=False)
 
 
@@ -133,8 +133,8 @@ def test_a_setting_makes_another_kind_though_a_library_alone_takes_part(one, oth
         lambda seed: make_pipeline(StandardScaler(), LogisticRegression()),
     ],
 )
-def test_training_without_a_seed_and_on_other_rows_is_no_setting(model):
-    def trained(rows, seed):
+def test_training_without_a_seed_and_on_other_rows_is_no_setting(model: Any) -> None:
+    def trained(rows: Any, seed: Any) -> Any:
         data = np.random.default_rng(seed).random((rows, 3))
         return tokens(model(None).fit(data, data[:, 0] > 0.5), strict=False)
 
@@ -143,20 +143,20 @@ def test_training_without_a_seed_and_on_other_rows_is_no_setting(model):
         assert len({repr(trained(rows, seed)) for rows in (40, 60) for seed in range(3)}) == 1
 
 
-def test_a_number_that_a_learned_and_another_attribute_share_counts():
-    def sharing(number):
+def test_a_number_that_a_learned_and_another_attribute_share_counts() -> None:
+    def sharing(number: Any) -> Any:
         shared = [number]
         return tokens(Step(learned_=shared, setting=shared), strict=False)
 
     assert sharing(1) != sharing(2)
 
 
-def test_code_by_value_is_part_of_it():
+def test_code_by_value_is_part_of_it() -> None:
     assert tokens(lambda x: x + 1, strict=True) != tokens(lambda x: x + 2, strict=True)
     assert read_pickle(cloudpickle.dumps(lambda x: x)).by_value
 
 
-def test_a_class_by_value_reads_the_same_in_each_process():
+def test_a_class_by_value_reads_the_same_in_each_process() -> None:
     program = (
         "import cloudpickle, pydantic, sys\n"
         "class Message(pydantic.BaseModel):\n"
@@ -176,26 +176,26 @@ def test_a_class_by_value_reads_the_same_in_each_process():
 
 
 class Danger:
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return (pytest.fail, ("the pickle was loaded",))
 
 
-def test_nothing_is_called():
+def test_nothing_is_called() -> None:
     assert "_pytest.outcomes" in read_pickle(pickle.dumps(Danger())).modules
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\x80\x04", b"no pickle", pickle.dumps(1) + b"more", b"\x80\x04\x82\x01."]
 )
-def test_what_is_no_plain_pickle_is_refused(content):
+def test_what_is_no_plain_pickle_is_refused(content: Any) -> None:
     with pytest.raises(UnreadableError):
         read_pickle(content)
 
 
-def test_skops_files_differ_by_what_they_name_alone():
+def test_skops_files_differ_by_what_they_name_alone() -> None:
     skops = pytest.importorskip("skops.io")
 
-    def schema(model):
+    def schema(model: Any) -> Any:
         with zipfile.ZipFile(io.BytesIO(skops.dumps(model))) as archive:
             return read_skops(archive.read("schema.json"))
 

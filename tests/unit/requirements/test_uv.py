@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ lint = [{ name = "linter" }]
 class Project:
     """A folder whose requirements uv exports, and a uv on PATH that notes when it does."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder, self.bin, self.log = folder / "project", folder / "bin", folder / "log"
         self.folder.mkdir()
         self.bin.mkdir()
@@ -64,27 +65,27 @@ class Project:
         (self.bin / "uv").chmod(0o755)
         self.exports = Exports(uv_utils.export_uv_requirements)
 
-    def write(self, name, content):
+    def write(self, name: Any, content: Any) -> None:
         (self.folder / name).write_text(content)
 
-    def replace(self, name, old, new):
+    def replace(self, name: Any, old: Any, new: Any) -> None:
         content = (self.folder / name).read_text()
         assert old in content
         self.write(name, content.replace(old, new))
 
-    def own(self, **options):
+    def own(self, **options: Any) -> Any:
         return uv_utils.export_uv_requirements(self.folder, **options)
 
-    def ours(self, **options):
+    def ours(self, **options: Any) -> Any:
         return self.exports(self.folder, **options)
 
-    def times(self):
+    def times(self) -> Any:
         """How many exports there were so far."""
         return self.log.read_text().splitlines().count("export")
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     made = Project(tmp_path)
     for name in [name for name in os.environ if name.startswith("UV_")]:
         monkeypatch.delenv(name)
@@ -93,7 +94,7 @@ def project(tmp_path, monkeypatch):
     return made
 
 
-def test_a_project_is_exported_once(project):
+def test_a_project_is_exported_once(project: Any) -> None:
     own = project.own()
     assert own == ["linter==1", "thing==1"]
     first = project.ours()
@@ -104,49 +105,49 @@ def test_a_project_is_exported_once(project):
 
 
 @pytest.mark.parametrize("options", [{"groups": ["dev"]}, {"extras": ["more"]}, {"no_dev": False}])
-def test_other_groups_and_extras_are_another_question(project, options):
+def test_other_groups_and_extras_are_another_question(project: Any, options: Any) -> None:
     project.ours()
     assert project.ours(**options) == project.own(**options)
     assert project.ours() == project.own()
 
 
-def defer_to_another_uv(project, monkeypatch):
+def defer_to_another_uv(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (project.folder / "uv").write_text("#!/bin/sh\necho 'uv 99.0'\n")
     (project.folder / "uv").chmod(0o755)
     monkeypatch.setenv("PATH", f"{project.folder}{os.pathsep}{os.environ['PATH']}")
 
 
-def change_lock(project, _):
+def change_lock(project: Any, _: Any) -> None:
     project.replace("uv.lock", 'version = "1"\nsource = { reg', 'version = "2"\nsource = { reg')
 
 
-def change_default_groups(project, _):
+def change_default_groups(project: Any, _: Any) -> None:
     project.replace("pyproject.toml", 'default-groups = ["lint"]', "")
 
 
-def change_variable(project, monkeypatch):
+def change_variable(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_NO_DEFAULT_GROUPS", "1")
 
 
-def change_configuration(project, _):
+def change_configuration(project: Any, _: Any) -> None:
     project.write("uv.toml", "required-version = '<0.1'")
 
 
-def take_uv_away(project, monkeypatch):
+def take_uv_away(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
 
 
-def change_uv(project, _):
+def change_uv(project: Any, _: Any) -> None:
     project.write("../bin/uv", "#!/bin/sh\necho 'uv 0.1'\n")
 
 
-def put_another_uv_before(project, monkeypatch):
+def put_another_uv_before(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (project.folder / "uv").write_text("#!/bin/sh\necho 'uv 99.0'\n")
     (project.folder / "uv").chmod(0o755)
     monkeypatch.setenv("PATH", f"{project.folder}{os.pathsep}{os.environ['PATH']}")
 
 
-def take_lock_away(project, _):
+def take_lock_away(project: Any, _: Any) -> None:
     (project.folder / "uv.lock").unlink()
 
 
@@ -162,7 +163,7 @@ def take_lock_away(project, _):
         put_another_uv_before,
     ],
 )
-def test_a_change_is_seen_and_taken_back(project, monkeypatch, change):
+def test_a_change_is_seen_and_taken_back(project: Any, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     before = project.ours()
     with monkeypatch.context() as patch:
         change(project, patch)
@@ -179,7 +180,9 @@ def test_a_change_is_seen_and_taken_back(project, monkeypatch, change):
         ("HOME", ".config/uv/uv.toml"),
     ],
 )
-def test_configuration_outside_of_the_project_counts(project, monkeypatch, tmp_path, named, file):
+def test_configuration_outside_of_the_project_counts(
+    project: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: Any, file: str
+) -> None:
     project.write("pyproject.toml", PYPROJECT.partition("[tool.uv]")[0])
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     if named:
@@ -191,7 +194,7 @@ def test_configuration_outside_of_the_project_counts(project, monkeypatch, tmp_p
     assert project.ours() is project.own() is None
 
 
-def test_a_failure_is_not_kept_and_told_each_time(project, monkeypatch):
+def test_a_failure_is_not_kept_and_told_each_time(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     project.write("uv.lock", "no lock")
     said = []
     monkeypatch.setattr(uv_utils._logger, "warning", said.append)
@@ -214,7 +217,9 @@ def test_a_failure_is_not_kept_and_told_each_time(project, monkeypatch):
     ],
     ids=["workspace", "workspace above", "source elsewhere", "file of a variable", "project of a variable"],
 )
-def test_where_more_is_read_it_is_left_to_mlflow(project, monkeypatch, lead):
+def test_where_more_is_read_it_is_left_to_mlflow(
+    project: Any, monkeypatch: pytest.MonkeyPatch, lead: Any
+) -> None:
     project.write("../my.toml", "")
     project.write("../uv.lock", LOCK)
     lead(project, monkeypatch)
@@ -223,8 +228,8 @@ def test_where_more_is_read_it_is_left_to_mlflow(project, monkeypatch, lead):
 
 
 def test_a_cache_of_uvs_own_and_the_name_of_the_test_are_no_reason_to_ask_again(
-    project, monkeypatch, tmp_path
-):
+    project: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "cache").mkdir()
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     project.ours()
@@ -245,14 +250,14 @@ def test_a_cache_of_uvs_own_and_the_name_of_the_test_are_no_reason_to_ask_again(
         pytest.param(take_lock_away, marks=pytest.mark.slow),
     ],
 )
-def test_what_is_saved_is_mlflows_own(project, monkeypatch, change):
+def test_what_is_saved_is_mlflows_own(project: Any, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     sklearn = pytest.importorskip("mlflow.sklearn")
     from sklearn.linear_model import LinearRegression
 
     model = LinearRegression().fit([[0], [1]], [0, 1])
     paths = (project.folder.parent / f"model{number}" for number in itertools.count())
 
-    def save():
+    def save() -> Any:
         path = next(paths)
         sklearn.save_model(model, path, serialization_format="cloudpickle")
         return {

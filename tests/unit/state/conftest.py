@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -13,7 +16,7 @@ EVERYTHING: tuple[state.Library, ...] = ("mlflow", "loguru", "logging", "environ
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory):
+def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The URI of a migrated SQLite store."""
     from mlflow import MlflowClient
 
@@ -23,7 +26,7 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
-def tracked(store, monkeypatch, tmp_path):
+def tracked(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """MLflow tracks to the store, as a user's conftest would make it; everything is put back by hand."""
     import mlflow
 
@@ -40,7 +43,7 @@ def tracked(store, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def before(tracked):
+def before(tracked: Any) -> Iterator[Any]:
     """The state of everything before the test, which is put back after it whatever happens."""
     captured = state.capture(*EVERYTHING)
     yield captured
@@ -48,7 +51,7 @@ def before(tracked):
 
 
 @pytest.fixture
-def undone(before):
+def undone(before: Any) -> Any:
     """A function that restores, and asserts that everything is the very thing it was."""
 
     def check() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from typing import Any
 
 import mlflow
 import mlflow.deployments
@@ -14,13 +15,13 @@ MLFLOW_3 = int(mlflow.__version__.split(".")[0]) >= 3
 HELD = []  # collected, a context manager ends what it has opened
 
 
-def in_thread(work) -> None:
+def in_thread(work: Any) -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
 
 
-def set_trace_destination():
+def set_trace_destination() -> None:
     if MLFLOW_3:
         from mlflow.entities.trace_location import MlflowExperimentLocation
 
@@ -31,12 +32,12 @@ def set_trace_destination():
         mlflow.tracing.set_destination(MlflowExperiment("0"))
 
 
-def open_span():
+def open_span() -> None:
     HELD.append(mlflow.start_span("forgotten"))
     HELD[-1].__enter__()
 
 
-def register_store():
+def register_store() -> None:
     from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 
     _tracking_store_registry.register("mine", lambda store_uri, artifact_uri=None: None)
@@ -104,7 +105,7 @@ MLFLOW_CHANGES = {
 }
 
 
-def contextualize():
+def contextualize() -> None:
     HELD.append(logger.contextualize(task=1))
     HELD[-1].__enter__()
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import types
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +32,7 @@ def python(code: str, **variables: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch):
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if "MLFLOW_" in name or name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
 
@@ -39,7 +41,7 @@ def told(before: state.State) -> list[str | None]:
     return [change.sentence for change in state.compare(before, state.capture("environment", "files"))]
 
 
-def test_variables_set_changed_and_deleted_come_back(monkeypatch):
+def test_variables_set_changed_and_deleted_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2@host")
     monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "")
     before = state.capture("environment")
@@ -59,7 +61,7 @@ def test_variables_set_changed_and_deleted_come_back(monkeypatch):
     assert os.environ.pop("UNRELATED") == "kept"
 
 
-def test_nothing_is_captured_where_nothing_is_asked_for():
+def test_nothing_is_captured_where_nothing_is_asked_for() -> None:
     assert state.capture() == state.State({}, frozenset())
     before = state.capture()
     os.environ["MLFLOW_RUN_ID"] = "x"
@@ -68,7 +70,7 @@ def test_nothing_is_captured_where_nothing_is_asked_for():
     assert os.environ.pop("MLFLOW_RUN_ID") == "x"
 
 
-def test_a_difference_moves_a_baseline_and_back(monkeypatch):
+def test_a_difference_moves_a_baseline_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a fixture of higher scope sets is expected; what the test has set before it is not."""
     baseline = state.capture("environment")
     monkeypatch.setenv("MLFLOW_RUN_ID", "leaked by the test")
@@ -82,7 +84,7 @@ def test_a_difference_moves_a_baseline_and_back(monkeypatch):
     assert state.move(baseline, before, before) is baseline
 
 
-def test_litter_is_told_once_and_left_alone(tmp_path, monkeypatch):
+def test_litter_is_told_once_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mlruns").mkdir()
     before = state.capture("files")
@@ -95,7 +97,7 @@ def test_litter_is_told_once_and_left_alone(tmp_path, monkeypatch):
     assert told(state.capture("files")) == []
 
 
-def test_another_working_folder_has_no_new_litter(tmp_path, monkeypatch):
+def test_another_working_folder_has_no_new_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other" / "mlruns").mkdir(parents=True)
     before = state.capture("files")
@@ -106,7 +108,9 @@ def test_another_working_folder_has_no_new_litter(tmp_path, monkeypatch):
     state.restore(before)
 
 
-def test_a_folder_that_is_watched_tells_litter_from_anywhere(tmp_path, monkeypatch):
+def test_a_folder_that_is_watched_tells_litter_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pytest_mlctx.services.state.files._watched", {})
     state.watch(tmp_path)
     before = state.capture("files")
@@ -114,7 +118,7 @@ def test_a_folder_that_is_watched_tells_litter_from_anywhere(tmp_path, monkeypat
     assert told(before) == [f"{tmp_path / 'mlflow.db'} written"]
 
 
-def test_a_deleted_working_folder_is_no_error(tmp_path, monkeypatch):
+def test_a_deleted_working_folder_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -124,7 +128,7 @@ def test_a_deleted_working_folder_is_no_error(tmp_path, monkeypatch):
 class Array:
     """As numpy's: comparing it gives no truth."""
 
-    def __eq__(self, other):
+    def __eq__(self, other: Any) -> None:
         raise ValueError("ambiguous")
 
     __hash__ = None
@@ -143,11 +147,11 @@ class Array:
         (object, object, True),
     ],
 )
-def test_values_are_compared_without_asking_what_cannot_answer(one, other, equal):
+def test_values_are_compared_without_asking_what_cannot_answer(one: Any, other: Any, equal: bool) -> None:
     assert same(one, other) is equal
 
 
-def test_a_stub_in_the_place_of_a_library_is_left_alone(monkeypatch):
+def test_a_stub_in_the_place_of_a_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from unittest.mock import MagicMock
 
     before = state.capture("mlflow", "loguru", "environment")
@@ -160,7 +164,7 @@ def test_a_stub_in_the_place_of_a_library_is_left_alone(monkeypatch):
     assert "MLFLOW_RUN_ID" not in os.environ
 
 
-def test_nothing_is_imported_for_a_capture():
+def test_nothing_is_imported_for_a_capture() -> None:
     out = python(
         """
         import sys
@@ -174,7 +178,7 @@ def test_nothing_is_imported_for_a_capture():
     assert out == "[]\n"
 
 
-def test_a_first_import_is_compared_with_what_the_import_gives():
+def test_a_first_import_is_compared_with_what_the_import_gives() -> None:
     """loguru and MLflow come in, are changed in every way that an import could be blamed for, and go back."""
     out = python(
         """

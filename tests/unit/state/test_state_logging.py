@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from state_changes import LOGGING_CHANGES
@@ -12,7 +15,7 @@ from pytest_mlctx.services import state
 
 
 @pytest.fixture(autouse=True)
-def before():
+def before() -> Iterator[Any]:
     captured = state.capture("logging")
     yield captured
     state.restore(captured)
@@ -23,7 +26,7 @@ def told(before: state.State) -> list[str | None]:
 
 
 @pytest.mark.parametrize("name", LOGGING_CHANGES)
-def test_a_change_is_told_and_undone_again_and_again(name, before):
+def test_a_change_is_told_and_undone_again_and_again(name: Any, before: Any) -> None:
     change, sentence = LOGGING_CHANGES[name]
     for _ in range(2):
         change()
@@ -32,7 +35,7 @@ def test_a_change_is_told_and_undone_again_and_again(name, before):
         assert told(before) == []
 
 
-def test_a_handler_that_was_removed_is_back_in_its_place(before, tmp_path):
+def test_a_handler_that_was_removed_is_back_in_its_place(before: Any, tmp_path: Path) -> None:
     handlers = [
         logging.StreamHandler(),
         logging.FileHandler(tmp_path / "x.log", mode="w"),
@@ -53,7 +56,7 @@ def test_a_handler_that_was_removed_is_back_in_its_place(before, tmp_path):
     assert (tmp_path / "x.log").read_text() == "one\ntwo\n"
 
 
-def test_pytests_own_handlers_come_and_go(before, caplog):
+def test_pytests_own_handlers_come_and_go(before: Any, caplog: pytest.LogCaptureFixture) -> None:
     logging.root.removeHandler(caplog.handler)
     assert told(before) == []
     logging.root.addHandler(caplog.handler)
@@ -61,7 +64,7 @@ def test_pytests_own_handlers_come_and_go(before, caplog):
 
 
 @pytest.mark.parametrize("time", ["", "%(asctime)s "], ids=["2.22", "3.6"])
-def test_what_mlflows_migrations_leave_is_put_back_and_not_told(before, time):
+def test_what_mlflows_migrations_leave_is_put_back_and_not_told(before: Any, time: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{time}%(levelname)-5.5s [%(name)s] %(message)s"))
     logging.root.addHandler(handler)
@@ -70,7 +73,7 @@ def test_what_mlflows_migrations_leave_is_put_back_and_not_told(before, time):
     assert handler not in logging.root.handlers
 
 
-def test_a_level_that_a_library_adds_is_put_back_and_not_told(before):
+def test_a_level_that_a_library_adds_is_put_back_and_not_told(before: Any) -> None:
     logging.addLevelName(5, "TRACE")
     assert told(before) == [None, None]
     state.restore(before)
@@ -78,7 +81,7 @@ def test_a_level_that_a_library_adds_is_put_back_and_not_told(before):
     assert logging.getLevelName("TRACE") == "Level TRACE"
 
 
-def test_the_caches_of_loggers_follow(before):
+def test_the_caches_of_loggers_follow(before: Any) -> None:
     log = logging.getLogger("cached")
     logging.root.setLevel(logging.ERROR)
     assert not log.isEnabledFor(logging.WARNING)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from loguru import logger
@@ -14,7 +17,7 @@ from pytest_mlctx.services import state
 
 
 @pytest.fixture(autouse=True)
-def as_it_was():
+def as_it_was() -> Iterator[Any]:
     """loguru as the tests before left it, whatever this one does."""
     before = state.capture("loguru", "logging")
     yield before
@@ -22,7 +25,7 @@ def as_it_was():
 
 
 @pytest.fixture
-def lines():
+def lines() -> Any:
     """What a handler of the user's, added before, was given."""
     written: list[str] = []
     logger.add(lambda message: written.append(str(message).strip()), format="{message}")
@@ -30,12 +33,12 @@ def lines():
 
 
 @pytest.fixture
-def before(lines):
+def before(lines: Any) -> Any:
     return state.capture("loguru", "logging")
 
 
 @pytest.mark.parametrize("name", LOGURU_CHANGES)
-def test_a_change_is_told_and_undone_again_and_again(name, before, lines):
+def test_a_change_is_told_and_undone_again_and_again(name: Any, before: Any, lines: Any) -> None:
     change, sentences = LOGURU_CHANGES[name]
     handlers = {**logger._core.handlers}
     for turn in range(2):
@@ -52,7 +55,7 @@ def test_a_change_is_told_and_undone_again_and_again(name, before, lines):
         assert lines[-1] == f"after {turn}"
 
 
-def test_enabled_again_is_told(lines):
+def test_enabled_again_is_told(lines: Any) -> None:
     logger.disable("package")
     before = state.capture("loguru")
     logger.enable("package")
@@ -64,7 +67,7 @@ def test_enabled_again_is_told(lines):
     assert "package." in dict(logger._core.activation_list)
 
 
-def test_a_module_that_a_test_disabled_logs_again(before, lines):
+def test_a_module_that_a_test_disabled_logs_again(before: Any, lines: Any) -> None:
     logger.disable(__name__)
     logger.info("unheard")
     state.restore(before)
@@ -73,7 +76,7 @@ def test_a_module_that_a_test_disabled_logs_again(before, lines):
 
 
 @pytest.mark.parametrize("mode", ["a", "w"])
-def test_a_file_sink_that_was_removed_goes_on_where_it_was(tmp_path, mode):
+def test_a_file_sink_that_was_removed_goes_on_where_it_was(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "run.log"
     logger.add(path, format="{message}", mode=mode)
     logger.info("one")
@@ -86,7 +89,7 @@ def test_a_file_sink_that_was_removed_goes_on_where_it_was(tmp_path, mode):
     assert path.read_text() == "one\ntwo\n"
 
 
-def test_an_enqueued_handler_that_was_removed_writes_again():
+def test_an_enqueued_handler_that_was_removed_writes_again() -> None:
     written: list[str] = []
     key = logger.add(written.append, format="{message}", enqueue=True)
     handler = logger._core.handlers[key]
@@ -103,7 +106,7 @@ def test_an_enqueued_handler_that_was_removed_writes_again():
     assert not handler._thread.is_alive()
 
 
-def test_an_enqueued_handler_left_is_flushed_and_stopped(before):
+def test_an_enqueued_handler_left_is_flushed_and_stopped(before: Any) -> None:
     written: list[str] = []
     key = logger.add(written.append, format="{message}", enqueue=True)
     thread = logger._core.handlers[key]._thread
@@ -114,7 +117,7 @@ def test_an_enqueued_handler_left_is_flushed_and_stopped(before):
     assert not thread.is_alive()
 
 
-def test_a_logging_handler_as_sink_writes_again(tmp_path):
+def test_a_logging_handler_as_sink_writes_again(tmp_path: Path) -> None:
     path = tmp_path / "std.log"
     logger.add(logging.FileHandler(path, mode="w"), format="{message}")
     logger.info("one")
@@ -125,7 +128,7 @@ def test_a_logging_handler_as_sink_writes_again(tmp_path):
     assert path.read_text() == "one\ntwo\n"
 
 
-def test_a_level_that_is_gone_leaves_no_colour_behind(before):
+def test_a_level_that_is_gone_leaves_no_colour_behind(before: Any) -> None:
     key = logger.add(lambda message: None, colorize=True)
     colourful = state.capture("loguru")
     logger.level("NOTE", no=22, color="<blue>")
@@ -135,7 +138,7 @@ def test_a_level_that_is_gone_leaves_no_colour_behind(before):
         logger.log("NOTE", "x")
 
 
-def test_the_levels_known_when_a_handler_comes_back_are_coloured(lines):
+def test_the_levels_known_when_a_handler_comes_back_are_coloured(lines: Any) -> None:
     written: list[str] = []
     key = logger.add(written.append, format="<level>{message}</level>", colorize=True)
     before = state.capture("loguru")
@@ -146,7 +149,7 @@ def test_the_levels_known_when_a_handler_comes_back_are_coloured(lines):
     assert "\x1b[1m" in written[0]
 
 
-def test_a_thread_that_logs_meanwhile_loses_nothing_and_never_fails(lines):
+def test_a_thread_that_logs_meanwhile_loses_nothing_and_never_fails(lines: Any) -> None:
     errors: list[str] = []
     logger.add(lambda message: lines.append("caught"), catch=False, format="{message}")
     before = state.capture("loguru")
@@ -154,7 +157,7 @@ def test_a_thread_that_logs_meanwhile_loses_nothing_and_never_fails(lines):
     running.set()
     sent = 0
 
-    def chat():
+    def chat() -> None:
         nonlocal sent
         try:
             while running.is_set():
@@ -175,12 +178,14 @@ def test_a_thread_that_logs_meanwhile_loses_nothing_and_never_fails(lines):
     assert state.compare(before, state.capture("loguru")) == []
 
 
-def test_a_handler_whose_stop_fails_keeps_the_others_from_nothing(before, lines, caplog):
+def test_a_handler_whose_stop_fails_keeps_the_others_from_nothing(
+    before: Any, lines: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     class Sink:
-        def write(self, message):
+        def write(self, message: Any) -> None:
             pass
 
-        def stop(self):
+        def stop(self) -> None:
             raise OSError("no answer from https://ada:hunter2@host")
 
     logger.add(Sink())

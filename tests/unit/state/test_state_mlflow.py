@@ -8,7 +8,10 @@ import socket
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import mlflow
 import mlflow.deployments
@@ -22,13 +25,13 @@ mlflow_3_only = pytest.mark.skipif(not MLFLOW_3, reason="MLflow 2 does not have 
 
 
 @pytest.fixture(autouse=True)
-def held(before):
+def held(before: Any) -> Iterator[Any]:
     yield
     HELD.clear()
 
 
 @pytest.mark.parametrize("name", MLFLOW_CHANGES)
-def test_a_change_is_told_and_undone_again_and_again(name, undone):
+def test_a_change_is_told_and_undone_again_and_again(name: Any, undone: Any) -> None:
     change, sentences = MLFLOW_CHANGES[name]
     for _ in range(2):
         change()
@@ -37,7 +40,9 @@ def test_a_change_is_told_and_undone_again_and_again(name, undone):
             assert any(re.match(sentence, one) for one in told), told
 
 
-def test_a_run_left_open_is_closed_as_killed_in_the_store_that_has_it(undone, tracked, tmp_path):
+def test_a_run_left_open_is_closed_as_killed_in_the_store_that_has_it(
+    undone: Any, tracked: Any, tmp_path: Path
+) -> None:
     leaked = mlflow.start_run()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'never-opened.db'}")
     undone()
@@ -47,7 +52,7 @@ def test_a_run_left_open_is_closed_as_killed_in_the_store_that_has_it(undone, tr
     assert not (tmp_path / "never-opened.db").exists()
 
 
-def test_a_run_is_closed_though_mlflow_has_forgotten_its_store(undone, tracked):
+def test_a_run_is_closed_though_mlflow_has_forgotten_its_store(undone: Any, tracked: Any) -> None:
     registry = mlflow.tracking._tracking_service.utils._tracking_store_registry
     runs = [mlflow.start_run()]
     registry._get_store_with_resolved_uri.cache_clear()
@@ -55,14 +60,14 @@ def test_a_run_is_closed_though_mlflow_has_forgotten_its_store(undone, tracked):
     assert [MlflowClient(tracked).get_run(run.info.run_id).info.status for run in runs] == ["KILLED"]
 
 
-def test_a_run_that_its_owner_has_ended_keeps_its_status(undone, tracked):
+def test_a_run_that_its_owner_has_ended_keeps_its_status(undone: Any, tracked: Any) -> None:
     leaked = mlflow.start_run()
     MlflowClient(tracked).set_terminated(leaked.info.run_id, "FAILED")
     undone()
     assert MlflowClient(tracked).get_run(leaked.info.run_id).info.status == "FAILED"
 
 
-def test_a_run_around_stays_open_and_is_the_same_object(tracked):
+def test_a_run_around_stays_open_and_is_the_same_object(tracked: Any) -> None:
     with mlflow.start_run() as around:
         before = state.capture("mlflow", "environment")
         mlflow.start_run(nested=True)
@@ -80,11 +85,11 @@ def test_a_run_around_stays_open_and_is_the_same_object(tracked):
     assert MlflowClient().get_run(around.info.run_id).info.status == "FINISHED"
 
 
-def test_a_run_in_a_living_thread_is_closed_there(undone, tracked):
+def test_a_run_in_a_living_thread_is_closed_there(undone: Any, tracked: Any) -> None:
     opened, restored = threading.Event(), threading.Event()
     seen = []
 
-    def work():
+    def work() -> None:
         seen.append(mlflow.start_run().info.run_id)
         opened.set()
         restored.wait()
@@ -101,13 +106,13 @@ def test_a_run_in_a_living_thread_is_closed_there(undone, tracked):
     assert MlflowClient().get_run(seen[0]).info.status == "KILLED"
 
 
-def test_the_run_of_an_ended_thread_is_found_though_another_got_its_id(undone, tracked):
+def test_the_run_of_an_ended_thread_is_found_though_another_got_its_id(undone: Any, tracked: Any) -> None:
     seen = []
 
-    def open_run():
+    def open_run() -> None:
         seen.append((threading.get_ident(), mlflow.start_run().info.run_id))
 
-    def look():
+    def look() -> None:
         seen.append((threading.get_ident(), mlflow.active_run()))
         together.wait()
 
@@ -124,7 +129,9 @@ def test_the_run_of_an_ended_thread_is_found_though_another_got_its_id(undone, t
     assert MlflowClient().get_run(seen[0][1]).info.status == "KILLED"
 
 
-def test_a_server_that_hangs_is_not_waited_for(undone, tracked, monkeypatch, tmp_path):
+def test_a_server_that_hangs_is_not_waited_for(
+    undone: Any, tracked: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         mlflow.start_run()
         mlflow.set_tracking_uri(f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -136,12 +143,14 @@ def test_a_server_that_hangs_is_not_waited_for(undone, tracked, monkeypatch, tmp
         assert time.monotonic() - began < 6
 
 
-def test_a_callback_that_ends_the_active_run_when_it_is_collected_ends_no_other(undone, tracked):
+def test_a_callback_that_ends_the_active_run_when_it_is_collected_ends_no_other(
+    undone: Any, tracked: Any
+) -> None:
     class Callback:
-        def __init__(self):
+        def __init__(self) -> None:
             self.cycle = self
 
-        def __del__(self):
+        def __del__(self) -> None:
             mlflow.end_run()
 
     with mlflow.start_run() as around:
@@ -158,14 +167,14 @@ def test_a_callback_that_ends_the_active_run_when_it_is_collected_ends_no_other(
         assert state.compare(before, state.capture("mlflow", "environment")) == []
 
 
-def test_the_sampling_of_a_run_left_open_ends(undone):
+def test_the_sampling_of_a_run_left_open_ends(undone: Any) -> None:
     run = mlflow.start_run(log_system_metrics=True)
     undone()
     assert run.info.run_id not in mlflow.tracking.fluent.run_id_to_system_metrics_monitor
     assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
 
 
-def test_what_was_logged_asynchronously_is_logged_before_the_run_is_closed(undone, tracked):
+def test_what_was_logged_asynchronously_is_logged_before_the_run_is_closed(undone: Any, tracked: Any) -> None:
     mlflow.config.enable_async_logging()
     run = mlflow.start_run()
     for step in range(20):
@@ -175,7 +184,7 @@ def test_what_was_logged_asynchronously_is_logged_before_the_run_is_closed(undon
     assert not [thread for thread in threading.enumerate() if thread.name == "MLflowAsyncLoggingLoop"]
 
 
-def test_closed_work_is_put_back_and_never_told(undone, before):
+def test_closed_work_is_put_back_and_never_told(undone: Any, before: Any) -> None:
     last = mlflow.tracking.fluent._last_active_run_id.get()  # of another test perhaps, whose store is gone
     with mlflow.start_run():
         mlflow.log_param("p", 1)
@@ -187,7 +196,7 @@ def test_closed_work_is_put_back_and_never_told(undone, before):
     assert mlflow.tracking.fluent._last_active_run_id.get() == last
 
 
-def test_patches_of_autologging_are_taken_back(undone):
+def test_patches_of_autologging_are_taken_back(undone: Any) -> None:
     from sklearn.linear_model import LinearRegression
 
     fit = LinearRegression.fit
@@ -201,7 +210,7 @@ def test_patches_of_autologging_are_taken_back(undone):
     assert LinearRegression.fit is fit
 
 
-def test_autologging_of_a_flavor_that_was_on_is_on_again(before, undone):
+def test_autologging_of_a_flavor_that_was_on_is_on_again(before: Any, undone: Any) -> None:
     from sklearn.linear_model import LinearRegression
 
     mlflow.sklearn.autolog(log_models=False, max_tuning_runs=3)
@@ -222,7 +231,7 @@ def test_autologging_of_a_flavor_that_was_on_is_on_again(before, undone):
         assert mlflow.last_active_run().data.params["fit_intercept"] == "True"
 
 
-def test_autologging_as_a_whole_that_was_on_is_on_again(before, undone):
+def test_autologging_as_a_whole_that_was_on_is_on_again(before: Any, undone: Any) -> None:
     from sklearn.linear_model import LinearRegression
 
     mlflow.autolog(log_models=False)
@@ -240,7 +249,9 @@ def test_autologging_as_a_whole_that_was_on_is_on_again(before, undone):
         assert mlflow.last_active_run().data.params["fit_intercept"] == "True"
 
 
-def test_tracing_that_was_off_stays_off_when_the_uri_goes_back(tracked, before, tmp_path):
+def test_tracing_that_was_off_stays_off_when_the_uri_goes_back(
+    tracked: Any, before: Any, tmp_path: Path
+) -> None:
     mlflow.tracing.disable()
     off = state.capture("mlflow", "environment")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'x.db'}")  # which switches tracing on
@@ -252,14 +263,14 @@ def test_tracing_that_was_off_stays_off_when_the_uri_goes_back(tracked, before, 
     assert mlflow.get_tracking_uri() == tracked
 
 
-def test_a_span_left_open_does_not_swallow_the_next_trace(undone):
+def test_a_span_left_open_does_not_swallow_the_next_trace(undone: Any) -> None:
     open_span()
     undone()
     with mlflow.start_span("next") as span:
         assert span.parent_id is None
 
 
-def test_a_span_that_has_ended_is_not_made_current_again(undone):
+def test_a_span_that_has_ended_is_not_made_current_again(undone: Any) -> None:
     """As of a plugin that opens one around each test, such as logfire's."""
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
@@ -270,8 +281,10 @@ def test_a_span_that_has_ended_is_not_made_current_again(undone):
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
-def test_spans_left_open_are_written_nowhere_when_they_end_at_last(undone, tracked, caplog):
-    def written():
+def test_spans_left_open_are_written_nowhere_when_they_end_at_last(
+    undone: Any, tracked: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def written() -> Any:
         with closing(sqlite3.connect(tracked.removeprefix("sqlite:///"))) as store:
             tables = {name for (name,) in store.execute("SELECT name FROM sqlite_master")}
             kept = sorted(tables & {"trace_info", "spans"})
@@ -287,7 +300,9 @@ def test_spans_left_open_are_written_nowhere_when_they_end_at_last(undone, track
     assert caplog.messages == []
 
 
-def test_a_span_that_is_not_recorded_is_given_back_in_silence(undone, caplog):
+def test_a_span_that_is_not_recorded_is_given_back_in_silence(
+    undone: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     from opentelemetry import context, trace
 
     before = context.get_current()
@@ -298,7 +313,7 @@ def test_a_span_that_is_not_recorded_is_given_back_in_silence(undone, caplog):
     assert caplog.messages == []
 
 
-def test_a_span_around_stays_the_parent(tracked, before):
+def test_a_span_around_stays_the_parent(tracked: Any, before: Any) -> None:
     with mlflow.start_span("around") as around:
         inside = state.capture("mlflow")
         open_span()
@@ -307,7 +322,7 @@ def test_a_span_around_stays_the_parent(tracked, before):
             assert span.parent_id == around.span_id
 
 
-def test_traces_go_to_the_store_before_again(undone, tracked, tmp_path):
+def test_traces_go_to_the_store_before_again(undone: Any, tracked: Any, tmp_path: Path) -> None:
     with mlflow.start_span("before"):
         pass
     mlflow.set_tracking_uri(f"file:{tmp_path}/files")
@@ -321,7 +336,7 @@ def test_traces_go_to_the_store_before_again(undone, tracked, tmp_path):
 
 
 @mlflow_3_only
-def test_what_only_mlflow_3_has(undone):
+def test_what_only_mlflow_3_has(undone: Any) -> None:
     model = mlflow.create_external_model(name="mine")
     mlflow.set_active_model(model_id=model.model_id)
     assert f"active model set to {model.model_id}" in undone()
@@ -336,7 +351,7 @@ def test_what_only_mlflow_3_has(undone):
 
 
 @mlflow_3_only
-def test_a_cached_prompt_is_forgotten_and_never_told(undone):
+def test_a_cached_prompt_is_forgotten_and_never_told(undone: Any) -> None:
     mlflow.genai.register_prompt("greeting", "Hello {{name}}")
     mlflow.genai.load_prompt("greeting", version=1)
     assert undone() == []
@@ -345,7 +360,7 @@ def test_a_cached_prompt_is_forgotten_and_never_told(undone):
     assert not PromptCache.get_instance()._cache
 
 
-def test_a_dead_server_does_not_hold_the_restoring_up(undone, tracked):
+def test_a_dead_server_does_not_hold_the_restoring_up(undone: Any, tracked: Any) -> None:
     run = mlflow.start_run()
     mlflow.set_tracking_uri("http://127.0.0.1:9")
     began = time.monotonic()

@@ -6,9 +6,10 @@ import gc
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import mlflow
 import pytest
@@ -154,7 +155,7 @@ def machine_on(uri: str, folder: Path) -> type[RuleBasedStateMachine]:
         def change_logging(self, name: str) -> None:
             self.change(LOGGING_CHANGES, name, False)
 
-        def change(self, changes, name: str, thread: bool) -> None:
+        def change(self, changes: Any, name: str, thread: bool) -> None:
             def work() -> None:
                 with suppress(Exception):  # such as a run while one is active, or a level that exists
                     changes[name][0]()
@@ -189,7 +190,7 @@ def machine_on(uri: str, folder: Path) -> type[RuleBasedStateMachine]:
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from pytest_mlctx.services import store
 
     monkeypatch.chdir(tmp_path)
@@ -200,7 +201,7 @@ def machine(tmp_path, monkeypatch):
     before = state.capture(*EVERYTHING)
     logger.remove()
     temporary = store.create(tmp_path / "store" / "mlflow.db")
-    store.serve()
+    store.install_builders()
     gc.collect()
     gc.freeze()  # a restored run costs a collection, a second among all that MLflow has imported
     yield machine_on(temporary.uri, tmp_path)
@@ -212,12 +213,12 @@ def machine(tmp_path, monkeypatch):
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
-def test_whatever_happens_the_state_is_given_back(machine):
+def test_whatever_happens_the_state_is_given_back(machine: Any) -> None:
     profile = settings(max_examples=10, stateful_step_count=10, derandomize=True, **COMMON)
     run_state_machine_as_test(machine, settings=profile)
 
 
 @pytest.mark.slow
-def test_whatever_happens_the_state_is_given_back_in_two_thousand_sequences(machine):
+def test_whatever_happens_the_state_is_given_back_in_two_thousand_sequences(machine: Any) -> None:
     profile = settings(max_examples=2000, stateful_step_count=12, **COMMON)
     run_state_machine_as_test(machine, settings=profile)

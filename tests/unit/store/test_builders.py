@@ -44,7 +44,7 @@ def pragma(mlflow_store: Any, name: str) -> object:
 )
 def test_artifacts_of_the_users_store_lie_beside_it_wherever_the_process_runs(
     served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, uri: Callable[[Path], str]
-):
+) -> None:
     import mlflow
 
     (tmp_path / "elsewhere").mkdir()
@@ -64,34 +64,34 @@ def test_artifacts_of_the_users_store_lie_beside_it_wherever_the_process_runs(
 @pytest.mark.parametrize("folder", ["mlruns", "mlartifacts"])
 def test_artifacts_of_a_store_in_the_working_folder_lie_where_mlflow_has_them_unless_it_is_named(
     served: Path, folder: str
-):
+) -> None:
     uri = f"sqlite:///{folder}.db"
     if folder == "mlartifacts":
-        store.serve(uri)
+        store.install_builders(uri)
     opened = stores(uri)[0]
     assert opened.artifact_root_uri == f"{served}/{folder}"
     assert opened.get_experiment("0").artifact_location == f"{served}/{folder}/0"
 
 
-def test_opening_alone_makes_no_folder(served: Path):
+def test_opening_alone_makes_no_folder(served: Path) -> None:
     stores(f"sqlite:///{served}/mine.db")
     assert [entry.name for entry in served.iterdir()] == ["mine.db"]
 
 
-def test_an_artifact_root_that_was_named_is_used(served: Path, tmp_path: Path):
+def test_an_artifact_root_that_was_named_is_used(served: Path, tmp_path: Path) -> None:
     tracking = importlib.import_module("mlflow.tracking._tracking_service.utils")
     opened = tracking._get_store(f"sqlite:///{served}/mine.db", artifact_uri=str(tmp_path / "named"))
     experiment = opened.create_experiment("mine")
     assert opened.get_experiment(experiment).artifact_location == f"{tmp_path}/named/{experiment}"
 
 
-def test_a_store_that_was_open_before_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_store_that_was_open_before_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"sqlite:///{tmp_path}/mine.db"
     monkeypatch.chdir(tmp_path)
     store.fill(tmp_path / "mine.db")
     before = stores(uri)
     assert pragma(before[0], "busy_timeout") != engines.BUSY_TIMEOUT
-    store.serve(uri)
+    store.install_builders(uri)
     after = stores(uri)
     assert after[0].artifact_root_uri == f"{tmp_path}/mlartifacts"
     for old, new in zip(before, after, strict=True):
@@ -101,27 +101,27 @@ def test_a_store_that_was_open_before_follows(tmp_path: Path, monkeypatch: pytes
         assert pragma(old, "busy_timeout") != engines.BUSY_TIMEOUT
 
 
-def test_serving_twice_is_serving_once(served: Path, temporary: store.Store):
+def test_serving_twice_is_serving_once(served: Path, temporary: store.Store) -> None:
     before, opened = builders(), stores(temporary.uri)
-    store.serve()
+    store.install_builders()
     assert all(now is old for now, old in zip(builders(), before, strict=True))
     assert all(now is old for now, old in zip(stores(temporary.uri), opened, strict=True))
 
 
-def test_for_mlflow_the_scheme_stays_its_own(served: Path):
+def test_for_mlflow_the_scheme_stays_its_own(served: Path) -> None:
     utils = importlib.import_module("mlflow.tracking._tracking_service.utils")
     if hasattr(utils, "_get_tracking_scheme"):
         assert utils._get_tracking_scheme("sqlite:///mine.db") == "sqlite"
 
 
-def test_a_temporary_store_needs_no_fsync(temporary: store.Store):
+def test_a_temporary_store_needs_no_fsync(temporary: store.Store) -> None:
     for opened in stores(temporary.uri):
         assert pragma(opened, "journal_mode") == "wal"
         assert pragma(opened, "synchronous") == 0
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_journal_and_fsync_of_the_users_store_stay(served: Path, mode: str):
+def test_journal_and_fsync_of_the_users_store_stay(served: Path, mode: str) -> None:
     path = served / "mine.db"
     store.fill(path)
     query(path, f"PRAGMA journal_mode = {mode}")
@@ -133,7 +133,7 @@ def test_journal_and_fsync_of_the_users_store_stay(served: Path, mode: str):
 @pytest.mark.parametrize("whose", ["ours", "the user's"])
 def test_every_connection_waits_a_minute_and_keeps_mlflows_other_settings(
     served: Path, temporary: store.Store, whose: str
-):
+) -> None:
     uri = temporary.uri if whose == "ours" else f"sqlite:///{served}/mine.db"
     for opened in stores(uri):
         for _ in range(2):
@@ -151,7 +151,7 @@ def test_every_connection_waits_a_minute_and_keeps_mlflows_other_settings(
 
 def test_where_mlflows_sessions_do_more_they_are_left_alone(
     served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     from sqlalchemy import text
 
     utils = importlib.import_module("mlflow.store.db.utils")
@@ -180,7 +180,7 @@ def test_where_mlflows_sessions_do_more_they_are_left_alone(
         engines._session_pragmas.cache_clear()
 
 
-def test_where_mlflows_sessions_are_made_otherwise_they_are_left_alone():
+def test_where_mlflows_sessions_are_made_otherwise_they_are_left_alone() -> None:
     class AnotherMlflow:
         @staticmethod
         def _get_managed_session_maker(session_maker: Any) -> Any:
@@ -190,7 +190,7 @@ def test_where_mlflows_sessions_are_made_otherwise_they_are_left_alone():
     assert engines._session_pragmas(object) is None
 
 
-def test_nothing_of_mlflow_stays_replaced(served: Path, tmp_path: Path):
+def test_nothing_of_mlflow_stays_replaced(served: Path, tmp_path: Path) -> None:
     modules = [
         importlib.import_module(name) for name in (engines._UTILS, engines._TRACKING, engines._REGISTRY)
     ]
@@ -205,14 +205,14 @@ def test_nothing_of_mlflow_stays_replaced(served: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
-def test_a_store_in_memory_opens_as_ever(served: Path, uri: str):
+def test_a_store_in_memory_opens_as_ever(served: Path, uri: str) -> None:
     with template._undisturbed():
         opened = stores(uri)[0]
     assert opened.get_experiment("0").name == "Default"
     assert list(served.iterdir()) == []
 
 
-def test_an_outdated_store_is_mlflows_to_refuse(served: Path):
+def test_an_outdated_store_is_mlflows_to_refuse(served: Path) -> None:
     from mlflow.exceptions import MlflowException
 
     path = served / "mine.db"

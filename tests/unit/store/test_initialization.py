@@ -12,7 +12,7 @@ from .conftest import content, query
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["missing", "empty"])
-def test_it_equals_what_mlflow_makes_itself(tmp_path: Path, made_by_mlflow: Path, there: bool):
+def test_it_equals_what_mlflow_makes_itself(tmp_path: Path, made_by_mlflow: Path, there: bool) -> None:
     path = tmp_path / "a folder" / "mlflow.db"
     if there:
         path.parent.mkdir()
@@ -24,7 +24,7 @@ def test_it_equals_what_mlflow_makes_itself(tmp_path: Path, made_by_mlflow: Path
     assert query(path, "PRAGMA journal_mode") == [("delete",)]
 
 
-def test_a_file_with_anything_in_it_stays_as_it_is(tmp_path: Path):
+def test_a_file_with_anything_in_it_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "mine.db"
     query(path, "CREATE TABLE mine (x)")
     before = path.read_bytes()
@@ -32,7 +32,7 @@ def test_a_file_with_anything_in_it_stays_as_it_is(tmp_path: Path):
     assert path.read_bytes() == before
 
 
-def test_an_empty_database_keeps_its_journal_mode(tmp_path: Path):
+def test_an_empty_database_keeps_its_journal_mode(tmp_path: Path) -> None:
     path = tmp_path / "mine.db"
     query(path, "PRAGMA journal_mode = WAL")
     assert path.stat().st_size > 0
@@ -41,7 +41,7 @@ def test_an_empty_database_keeps_its_journal_mode(tmp_path: Path):
     assert query(path, "SELECT name FROM experiments") == [("Default",)]
 
 
-def test_who_has_the_empty_file_open_sees_the_store(tmp_path: Path):
+def test_who_has_the_empty_file_open_sees_the_store(tmp_path: Path) -> None:
     path = tmp_path / "mine.db"
     held = sqlite3.connect(path)
     assert held.execute("SELECT * FROM sqlite_master").fetchall() == []
@@ -50,7 +50,7 @@ def test_who_has_the_empty_file_open_sees_the_store(tmp_path: Path):
     held.close()
 
 
-def test_what_is_no_database_is_told_and_left_alone(tmp_path: Path):
+def test_what_is_no_database_is_told_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "mine.db"
     path.write_text("some text, long enough to be taken for the header of a database" * 3)
     before = path.read_bytes()
@@ -59,7 +59,7 @@ def test_what_is_no_database_is_told_and_left_alone(tmp_path: Path):
     assert path.read_bytes() == before
 
 
-def test_without_a_template_no_file_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_template_no_file_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_args: object) -> bytes:
         raise ImportError("cannot import name 'FallbackAsyncAdaptedQueuePool'")
 

@@ -14,16 +14,18 @@ from pytest_mlctx.services.store import paths
 @pytest.mark.parametrize(
     "uri", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:mine.db?mode=memory&uri=true"]
 )
-def test_what_names_no_file(uri: str):
+def test_what_names_no_file(uri: str) -> None:
     assert paths.database(uri) is None
 
 
-def test_a_path_goes_into_a_uri_and_back(tmp_path: Path):
+def test_a_path_goes_into_a_uri_and_back(tmp_path: Path) -> None:
     for name in ("plain.db", "with a space.db", "é#漢字;&=.db"):
         assert paths.database(paths.sqlite_uri(tmp_path / name)) == tmp_path / name
 
 
-def test_a_relative_uri_names_a_file_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_relative_uri_names_a_file_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert paths.database("sqlite:///sub/mine.db") == tmp_path / "sub" / "mine.db"
     assert paths.database("sqlite:///mine.db?timeout=5") == tmp_path / "mine.db"
@@ -32,7 +34,7 @@ def test_a_relative_uri_names_a_file_of_the_working_folder(tmp_path: Path, monke
 @pytest.mark.parametrize("name", ["a?b", "a%41b", "missing"])
 def test_a_temporary_folder_that_will_not_do_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-):
+) -> None:
     if name != "missing":
         (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
@@ -45,7 +47,9 @@ def test_a_temporary_folder_that_will_not_do_is_passed_over(
         folder.rmdir()
 
 
-def test_where_there_is_no_place_at_all_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_where_there_is_no_place_at_all_the_error_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for none, message in ((tmp_path / "a?b", "tried"), (tmp_path / "missing", "missing")):
         monkeypatch.setattr(paths, "_candidates", lambda none=none: [str(none)])
         with pytest.raises(OSError, match=message):
@@ -55,7 +59,7 @@ def test_where_there_is_no_place_at_all_the_error_says_so(tmp_path: Path, monkey
 @pytest.mark.skipif(sys.platform == "win32", reason="links want a privilege there")
 def test_what_killed_processes_left_is_swept_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(paths, "_candidates", lambda: [str(tmp_path / "temporary")])
     days_ago = time.time() - 4 * 24 * 3600
 

@@ -61,7 +61,7 @@ def back(connection: sqlite3.Connection, savepoint: Savepoint) -> None:
         "",
     ],
 )
-def test_everything_is_as_it_was(connection: sqlite3.Connection, change: str):
+def test_everything_is_as_it_was(connection: sqlite3.Connection, change: str) -> None:
     before = dump(connection)
     savepoint = Savepoint.take(connection)
     for _ in range(2):
@@ -70,14 +70,14 @@ def test_everything_is_as_it_was(connection: sqlite3.Connection, change: str):
         assert dump(connection) == before
 
 
-def test_it_can_be_put_into_an_empty_database(connection: sqlite3.Connection):
+def test_it_can_be_put_into_an_empty_database(connection: sqlite3.Connection) -> None:
     empty = sqlite3.connect(":memory:", isolation_level=None)
     back(empty, Savepoint.take(connection))
     assert dump(empty) == dump(connection)
     empty.close()
 
 
-def test_a_failure_leaves_what_was(connection: sqlite3.Connection):
+def test_a_failure_leaves_what_was(connection: sqlite3.Connection) -> None:
     savepoint = Savepoint.take(connection)
     connection.execute("INSERT INTO keyed VALUES ('later', 1)")
     before = dump(connection)
@@ -95,7 +95,7 @@ VALUES = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(VALUES, max_size=5), st.lists(VALUES, max_size=5))
-def test_values_of_every_kind_come_back(kept: list[object], added: list[object]):
+def test_values_of_every_kind_come_back(kept: list[object], added: list[object]) -> None:
     connected = sqlite3.connect(":memory:", isolation_level=None)
     try:
         connected.execute("CREATE TABLE t (x)")

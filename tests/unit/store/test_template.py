@@ -34,7 +34,7 @@ def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bytes]:
     return done
 
 
-def test_a_copy_equals_what_mlflow_makes_itself(tmp_path: Path, made_by_mlflow: Path):
+def test_a_copy_equals_what_mlflow_makes_itself(tmp_path: Path, made_by_mlflow: Path) -> None:
     made = store.create(tmp_path / "store.db")
     made.close()
     assert content(made.path) == content(made_by_mlflow)
@@ -42,7 +42,7 @@ def test_a_copy_equals_what_mlflow_makes_itself(tmp_path: Path, made_by_mlflow: 
     assert query(made.path, "PRAGMA foreign_key_check") == []
 
 
-def test_mlflow_finds_nothing_to_upgrade(tmp_path: Path):
+def test_mlflow_finds_nothing_to_upgrade(tmp_path: Path) -> None:
     from click.testing import CliRunner
     from mlflow.db import commands
     from mlflow.store.db import utils
@@ -61,7 +61,7 @@ def test_mlflow_finds_nothing_to_upgrade(tmp_path: Path):
 
 def test_building_disturbs_neither_logging_nor_warnings_nor_output(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-):
+) -> None:
     import mlflow.store.db.utils  # noqa: F401  # SQLAlchemy sets its logger's level when it is imported
 
     thread = threading.get_ident()
@@ -94,7 +94,7 @@ def test_building_disturbs_neither_logging_nor_warnings_nor_output(
     assert capfd.readouterr() == ("", "")
 
 
-def test_warnings_and_other_threads_are_heard_meanwhile(caplog: pytest.LogCaptureFixture):
+def test_warnings_and_other_threads_are_heard_meanwhile(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     logger = logging.getLogger("some.library")
     with template._undisturbed():
@@ -111,7 +111,7 @@ def test_warnings_and_other_threads_are_heard_meanwhile(caplog: pytest.LogCaptur
     ]
 
 
-def test_building_leaves_no_engine_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_building_leaves_no_engine_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     engines = [dict(known) for known in Engine().maps().values()]
@@ -120,7 +120,7 @@ def test_building_leaves_no_engine_and_no_file(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
-def test_built_once_and_read_from_then_on(builds: list[bytes]):
+def test_built_once_and_read_from_then_on(builds: list[bytes]) -> None:
     first = template.image()
     assert template.image() == first
     assert len(builds) == 1
@@ -157,7 +157,9 @@ def rename_from_newer(file: Path) -> None:
     ],
     ids=["truncated", "zeroed", "foreign", "symlinked", "world-writable", "newer"],
 )
-def test_a_spoiled_template_is_rebuilt(builds: list[bytes], tmp_path: Path, spoil: Callable[[Path], None]):
+def test_a_spoiled_template_is_rebuilt(
+    builds: list[bytes], tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
     template.image()
     spoil(tmp_path / "cache" / template._name())
     assert template.image() == builds[0]
@@ -166,7 +168,7 @@ def test_a_spoiled_template_is_rebuilt(builds: list[bytes], tmp_path: Path, spoi
     assert len(builds) == 2
 
 
-def test_another_mlflow_has_another_template(monkeypatch: pytest.MonkeyPatch):
+def test_another_mlflow_has_another_template(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.metadata
 
     name = template._name()
@@ -176,7 +178,7 @@ def test_another_mlflow_has_another_template(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="mode bits")
-def test_where_the_cache_is_refused_the_fallback_keeps_it(builds: list[bytes], tmp_path: Path):
+def test_where_the_cache_is_refused_the_fallback_keeps_it(builds: list[bytes], tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o777)
     store.create(tmp_path / "a.db", fallback=tmp_path / "fallback").close()
@@ -188,7 +190,7 @@ def test_where_the_cache_is_refused_the_fallback_keeps_it(builds: list[bytes], t
 
 def test_without_any_cache_it_is_built_each_time(
     builds: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLCTX_CACHE_DIR", str(tmp_path / "file" / "below"))
     store.create(tmp_path / "a.db").close()

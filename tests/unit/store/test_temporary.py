@@ -44,7 +44,7 @@ def log_everything(folder: Path, name: str) -> str:
     return str(run.info.run_id)
 
 
-def test_going_back_leaves_nothing_of_a_test(temporary: store.Store, tmp_path: Path):
+def test_going_back_leaves_nothing_of_a_test(temporary: store.Store, tmp_path: Path) -> None:
     import mlflow
 
     savepoint = temporary.savepoint()
@@ -65,7 +65,7 @@ def test_going_back_leaves_nothing_of_a_test(temporary: store.Store, tmp_path: P
     assert query(temporary.path, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_a_new_experiment_is_one_that_mlflow_would_have_made(temporary: store.Store, tmp_path: Path):
+def test_a_new_experiment_is_one_that_mlflow_would_have_made(temporary: store.Store, tmp_path: Path) -> None:
     import mlflow
 
     experiment = temporary.back(temporary.savepoint(), experiment='é "%#?', artifacts=tmp_path / "artifacts")
@@ -80,7 +80,7 @@ def test_a_new_experiment_is_one_that_mlflow_would_have_made(temporary: store.St
     }
 
 
-def test_what_the_savepoint_holds_is_there_each_time(temporary: store.Store, tmp_path: Path):
+def test_what_the_savepoint_holds_is_there_each_time(temporary: store.Store, tmp_path: Path) -> None:
     import mlflow
 
     mlflow.set_experiment("of a module")
@@ -97,7 +97,7 @@ def test_what_the_savepoint_holds_is_there_each_time(temporary: store.Store, tmp
         assert len(mlflow.search_runs(found)) == 3
 
 
-def test_savepoints_nest(temporary: store.Store, tmp_path: Path):
+def test_savepoints_nest(temporary: store.Store, tmp_path: Path) -> None:
     import mlflow
 
     def experiments() -> set[str]:
@@ -119,7 +119,7 @@ def test_savepoints_nest(temporary: store.Store, tmp_path: Path):
     assert experiments() == {"Default", "test"}
 
 
-def test_ids_of_experiments_never_repeat(temporary: store.Store, tmp_path: Path):
+def test_ids_of_experiments_never_repeat(temporary: store.Store, tmp_path: Path) -> None:
     import mlflow
 
     other = store.create(tmp_path / "other.db")
@@ -145,7 +145,7 @@ def test_ids_of_experiments_never_repeat(temporary: store.Store, tmp_path: Path)
     other.close()
 
 
-def test_a_straggler_finds_no_experiment_and_no_run(temporary: store.Store, tmp_path: Path):
+def test_a_straggler_finds_no_experiment_and_no_run(temporary: store.Store, tmp_path: Path) -> None:
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -178,7 +178,7 @@ def test_a_straggler_finds_no_experiment_and_no_run(temporary: store.Store, tmp_
         assert query(temporary.path, f"SELECT * FROM {table}") == []
 
 
-def test_beside_an_open_reader(temporary: store.Store, tmp_path: Path):
+def test_beside_an_open_reader(temporary: store.Store, tmp_path: Path) -> None:
     empty = temporary.savepoint()
     temporary.back(empty, experiment="old", artifacts=tmp_path)
     reader = sqlite3.connect(temporary.path, isolation_level=None)
@@ -194,7 +194,7 @@ def test_beside_an_open_reader(temporary: store.Store, tmp_path: Path):
 
 def test_beside_an_open_writer_the_wait_is_bounded(
     temporary: store.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     empty = temporary.savepoint()
     temporary.close()
     monkeypatch.setattr(room, "_TIMEOUT", 0.2)
@@ -209,7 +209,7 @@ def test_beside_an_open_writer_the_wait_is_bounded(
     assert query(temporary.path, "SELECT name FROM experiments") == [("Default",), ("new",)]
 
 
-def test_a_writer_that_ends_is_waited_for(temporary: store.Store, tmp_path: Path):
+def test_a_writer_that_ends_is_waited_for(temporary: store.Store, tmp_path: Path) -> None:
     empty = temporary.savepoint()
     writer = sqlite3.connect(temporary.path, isolation_level=None, check_same_thread=False)
     writer.execute("BEGIN IMMEDIATE")
@@ -220,7 +220,7 @@ def test_a_writer_that_ends_is_waited_for(temporary: store.Store, tmp_path: Path
     writer.close()
 
 
-def test_artifacts_of_the_tests_own_experiments_follow(temporary: store.Store, tmp_path: Path):
+def test_artifacts_of_the_tests_own_experiments_follow(temporary: store.Store, tmp_path: Path) -> None:
     import mlflow
 
     empty = temporary.savepoint()
@@ -237,7 +237,7 @@ def test_artifacts_of_the_tests_own_experiments_follow(temporary: store.Store, t
 @pytest.mark.parametrize(
     "name", ["a space", "a#b", "é ü 漢字 🚀", "a?b", "a%41b", "100%", "a;b&c=d", "a'b\"c"]
 )
-def test_any_folder_will_do(served: Path, tmp_path: Path, name: str):
+def test_any_folder_will_do(served: Path, tmp_path: Path, name: str) -> None:
     import mlflow
 
     folder = tmp_path / name
@@ -262,7 +262,7 @@ def test_any_folder_will_do(served: Path, tmp_path: Path, name: str):
 
 
 @linux
-def test_on_a_tmpfs(temporary: store.Store):
+def test_on_a_tmpfs(temporary: store.Store) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         made = store.create(Path(folder) / "store.db")
         made.back(made.savepoint(), experiment="mine", artifacts=Path(folder))
@@ -270,14 +270,14 @@ def test_on_a_tmpfs(temporary: store.Store):
         made.close()
 
 
-def test_no_file_is_overwritten(tmp_path: Path):
+def test_no_file_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "precious.db").write_text("data")
     with pytest.raises(FileExistsError):
         store.create(tmp_path / "precious.db")
     assert (tmp_path / "precious.db").read_text() == "data"
 
 
-def test_it_is_found_by_its_path_while_it_lives(tmp_path: Path):
+def test_it_is_found_by_its_path_while_it_lives(tmp_path: Path) -> None:
     made = store.create(tmp_path / "store.db")
     path = made.path
     assert store.store_at(path) is made
@@ -288,7 +288,7 @@ def test_it_is_found_by_its_path_while_it_lives(tmp_path: Path):
 
 
 @linux
-def test_a_forked_child_goes_back_too_and_harms_nothing(temporary: store.Store, tmp_path: Path):
+def test_a_forked_child_goes_back_too_and_harms_nothing(temporary: store.Store, tmp_path: Path) -> None:
     empty = temporary.savepoint()
     temporary.back(empty, experiment="parent", artifacts=tmp_path)
 
@@ -305,7 +305,7 @@ def test_a_forked_child_goes_back_too_and_harms_nothing(temporary: store.Store, 
 
 
 @linux
-def test_neither_memory_nor_handles_grow(temporary: store.Store, tmp_path: Path):
+def test_neither_memory_nor_handles_grow(temporary: store.Store, tmp_path: Path) -> None:
     import mlflow
     import psutil
 
@@ -325,7 +325,7 @@ def test_neither_memory_nor_handles_grow(temporary: store.Store, tmp_path: Path)
     assert memory - before < 8 * 2**20
 
 
-def test_with_the_process_goes_what_lay_elsewhere(tmp_path: Path):
+def test_with_the_process_goes_what_lay_elsewhere(tmp_path: Path) -> None:
     code = (
         "import pathlib, sys; from pytest_mlctx.services import store\n"
         "made = store.create(pathlib.Path(sys.argv[1])); print(made.path)"

@@ -5,28 +5,30 @@ from __future__ import annotations
 import sys
 import types
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_mlctx.services import requirements
-from pytest_mlctx.services.requirements import hook
+from pytest_mlctx.services.requirements import wrappers
 
 ENVIRONMENT = "mlflow.utils.environment"
 
 
 @pytest.fixture
-def changed_mlflow(monkeypatch):
+def changed_mlflow(monkeypatch: pytest.MonkeyPatch) -> Any:
     """An MLflow of another inside, which no installed one has: its function takes other arguments."""
     module = types.ModuleType(ENVIRONMENT)
     module.__spec__ = types.SimpleNamespace(_initializing=False)
     module._infer_requirements = lambda model: ["own"]
-    for name in hook._WRAPPERS:
+    for name in wrappers._WRAPPERS:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, ENVIRONMENT, module)
     return module
 
 
-def test_an_mlflow_whose_inside_has_changed_goes_its_own_way_with_one_warning(changed_mlflow):
+def test_an_mlflow_whose_inside_has_changed_goes_its_own_way_with_one_warning(changed_mlflow: Any) -> None:
     own = changed_mlflow._infer_requirements
     with pytest.warns(
         requirements.RequirementsWarning, match="MLflow's own way.*_infer_requirements"
@@ -37,13 +39,13 @@ def test_an_mlflow_whose_inside_has_changed_goes_its_own_way_with_one_warning(ch
     requirements.uninstall(reuse)
 
 
-def test_that_warning_is_no_error_where_warnings_are(changed_mlflow):
+def test_that_warning_is_no_error_where_warnings_are(changed_mlflow: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         requirements.uninstall(requirements.install())
 
 
-def test_installs_nest_and_a_surplus_uninstall_does_nothing():
+def test_installs_nest_and_a_surplus_uninstall_does_nothing() -> None:
     before = list(sys.meta_path)
     with requirements.reuse_requirements() as outer:
         inside = list(sys.meta_path)
@@ -55,7 +57,9 @@ def test_installs_nest_and_a_surplus_uninstall_does_nothing():
     assert sys.meta_path == before
 
 
-def test_which_module_is_whose_is_as_mlflow_reads_it(mlflow_imported, tmp_path, monkeypatch):
+def test_which_module_is_whose_is_as_mlflow_reads_it(
+    mlflow_imported: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import importlib_metadata
     from mlflow.utils import requirements_utils
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.lifecycle import Observer
 from pytest_mlctx.options import RECORD_MARKER
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ _REPR.maxstring = _REPR.maxother = 200
 _MOST_RUNS = 100  # whose params and metrics a record takes over
 
 
-class TestFacts(Room):
+class ReportData(Observer):
     """Follows each test and the runs that it opens, on whatever store."""
 
     __test__ = False
 
     def __init__(self, tracking: Tracking, store_uri: str) -> None:
-        from pytest_mlctx.services import imports
+        from pytest_mlctx.services import import_hooks
 
         self._tracking = tracking
         self._store_uri = store_uri  # of the records
@@ -40,7 +40,7 @@ class TestFacts(Room):
         self.gates: list[Gate] = []  # of the test that runs
         self.key: str = ""  # by which it wants its history to be found
         self._stack = ExitStack()
-        self._stack.enter_context(imports.once_imported("mlflow", self._listen))
+        self._stack.enter_context(import_hooks.once_imported("mlflow", self._listen))
 
     def _listen(self) -> None:
         from pytest_mlctx.services import runs

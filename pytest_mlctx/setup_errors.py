@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.lifecycle import Observer
 
 _sentences: set[str] = set()
 
 
-def error(sentence: str) -> BaseException:
+def failure(sentence: str) -> BaseException:
     """What ends the setup with this sentence, when it is raised."""
     _sentences.add(sentence)
     return pytest.fail.Exception(sentence, pytrace=False)
 
 
-class Mistakes(Room):
-    """Lets the report of a setup say where the sentence stands, where the report of a test before has it."""
+class SetupErrors(Observer):
+    """Shortens the report of a setup error that an earlier test has shown in full."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}  # by the sentence, the test whose report has it

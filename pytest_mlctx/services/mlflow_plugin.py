@@ -14,7 +14,7 @@ from pytest_mlctx.services.state.mlflow_runs import active_runs
 _SESSION = "mlflow.pytest.session"
 
 
-def is_one(function: Callable[..., object] | None) -> bool:
+def is_mlflow_test(function: Callable[..., object] | None) -> bool:
     """Whether the test is decorated with ``@mlflow.test``."""
     marked = getattr(sys.modules.get("mlflow.pytest.decorator"), "MLFLOW_TEST_ATTR", "")
     return bool(marked) and getattr(function, marked, False) is True

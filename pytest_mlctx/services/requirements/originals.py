@@ -28,7 +28,7 @@ _ASKED_ELSEWHERE = "_PACKAGES_TO_MODULES"  # when a model is loaded
 _Place = tuple[Any, str, Any]  # a module or class, a name in it, what stands there
 
 
-class Pristine:
+class Originals:
     """What MLflow, the metadata of distributions and processes go by: by identity, tables by content."""
 
     def __init__(self) -> None:

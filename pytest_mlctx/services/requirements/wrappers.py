@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_mlctx.services import cache, imports
+from pytest_mlctx.services import cache, import_hooks
 from pytest_mlctx.services.requirements import command, helper
 from pytest_mlctx.services.requirements.distributions import installed
 from pytest_mlctx.services.requirements.memory import Memory, Observation, Question, left_to_mlflow
-from pytest_mlctx.services.requirements.pristine import Pristine
+from pytest_mlctx.services.requirements.originals import Originals
 from pytest_mlctx.services.requirements.uv import Exports
 
 
@@ -47,11 +47,11 @@ class Reuse:
 
 
 _installed: list[Reuse] = []
-_originals: list[tuple[types.ModuleType, str, Any, Any]] = []  # module, name, ours, MLflow's
+_wrapped: list[tuple[types.ModuleType, str, Any, Any]] = []  # module, name, ours, MLflow's
 _lock = threading.RLock()
 _here = threading.local()  # the observation of the inference that this thread runs
 _memory: Memory | None = None
-_pristine: Pristine | None = None
+_originals: Originals | None = None
 
 
 def install(when: Callable[[], bool] = lambda: True) -> Reuse:
@@ -62,12 +62,12 @@ def install(when: Callable[[], bool] = lambda: True) -> Reuse:
     Args:
         when: asked at each model; where no install says yes, MLflow goes its own way.
     """
-    global _pristine
+    global _originals
     reuse = Reuse(when)
     with _lock:
         _installed.append(reuse)
         if len(_installed) == 1:
-            _pristine = Pristine()
+            _originals = Originals()
             _finder.install()
             for name in _WRAPPERS:
                 if name in sys.modules and not getattr(sys.modules[name].__spec__, "_initializing", False):
@@ -84,10 +84,10 @@ def uninstall(reuse: Reuse) -> None:
         _installed.remove(reuse)
         if not _installed:
             _finder.uninstall()
-            for module, name, ours, original in _originals:
+            for module, name, ours, original in _wrapped:
                 if getattr(module, name, None) is ours:
                     setattr(module, name, original)
-            _originals.clear()
+            _wrapped.clear()
             _memory = None
             helper.stop()
 
@@ -143,8 +143,8 @@ def _ask(question: Question, infer: Callable[[], list[str]]) -> list[str]:
 
 def _active() -> list[Reuse]:
     """The installs that want reuse now; none while something has another's place, such as a test's mock."""
-    instead = (ours for _, _, ours, _ in _originals if isinstance(ours, _Instead))
-    if _pristine is None or not _pristine.holds() or any(one._is_patched() for one in instead):
+    instead = (ours for _, _, ours, _ in _wrapped if isinstance(ours, _Instead))
+    if _originals is None or not _originals.holds() or any(one._is_patched() for one in instead):
         return []
     return [reuse for reuse in _installed if reuse.when()]
 
@@ -197,7 +197,7 @@ def _by_distributions(original: Any) -> Any:
 
     @functools.wraps(original)
     def remembered(*arguments: Any, **options: Any) -> Any:
-        if options or _pristine is None or not _pristine.holds():
+        if options or _originals is None or not _originals.holds():
             return original(*arguments, **options)
         return read(installed().digest, *arguments)
 
@@ -298,11 +298,11 @@ def _wrap(module: types.ModuleType) -> None:
                 )
             continue
         ours = wrapper(original)
-        _originals.append((module, name, ours, original))
+        _wrapped.append((module, name, ours, original))
         setattr(module, name, ours)
-    if _pristine is not None:
-        _pristine.learn(module)
-        _pristine.learn_imported()
+    if _originals is not None:
+        _originals.learn(module)
+        _originals.learn_imported()
 
 
 def _warn(message: str) -> None:
@@ -316,4 +316,4 @@ def _imported(module: types.ModuleType) -> None:
             _wrap(module)
 
 
-_finder = imports.Finder(_WRAPPERS, _imported)
+_finder = import_hooks.Finder(_WRAPPERS, _imported)

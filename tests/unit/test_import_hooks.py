@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mlctx.services import imports
+from pytest_mlctx.services import import_hooks
 
 
 def test_several_wait_for_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +19,7 @@ def test_several_wait_for_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with ExitStack() as stack:
         for number in range(3):
             stack.enter_context(
-                imports.once_imported("waited_for", lambda number=number: told.append(number))  # type: ignore[misc]
+                import_hooks.once_imported("waited_for", lambda number=number: told.append(number))  # type: ignore[misc]
             )
         importlib.import_module("waited_for")
     monkeypatch.delitem(sys.modules, "waited_for")
@@ -28,8 +28,8 @@ def test_several_wait_for_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_module_that_is_nowhere_is_an_import_error() -> None:
     with (
-        imports.once_imported("nowhere_at_all", lambda: None),
-        imports.once_imported("nowhere_at_all", lambda: None),
+        import_hooks.once_imported("nowhere_at_all", lambda: None),
+        import_hooks.once_imported("nowhere_at_all", lambda: None),
         pytest.raises(ModuleNotFoundError),
     ):
         importlib.import_module("nowhere_at_all")

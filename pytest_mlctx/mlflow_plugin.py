@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.lifecycle import Observer
 
 if TYPE_CHECKING:
-    from pytest_mlctx.services.mlflow_tests import SetAside
+    from pytest_mlctx.services.mlflow_plugin import SetAside
 
 
-class MlflowTests(Room):
+class MlflowPlugin(Observer):
     """Sets the plugin's run aside when one of its tests is over, and gives it back to the next.
 
     Args:
@@ -22,16 +22,16 @@ class MlflowTests(Room):
     """
 
     def __init__(self, keeps: bool) -> None:
-        from pytest_mlctx.services import mlflow_tests, store
+        from pytest_mlctx.services import mlflow_plugin, store
 
-        self._plugin, self._store = mlflow_tests, store
+        self._plugin, self._store = mlflow_plugin, store
         self._keeps = keeps
         self._run: SetAside | None = None
         self._is_one = False
 
     def before_setup(self, item: pytest.Item) -> None:
         """Note whose test begins."""
-        self._is_one = self._plugin.is_one(getattr(item, "function", None))
+        self._is_one = self._plugin.is_mlflow_test(getattr(item, "function", None))
 
     def before_call(self) -> None:
         """Give it back to its test."""

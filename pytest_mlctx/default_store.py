@@ -11,27 +11,27 @@ from typing import Any
 
 import pytest
 
-from pytest_mlctx.findings import Unserved
-from pytest_mlctx.lifecycle import Room
+from pytest_mlctx.findings import DefaultStoreUse
+from pytest_mlctx.lifecycle import Observer
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _LATE = 0.01  # seconds by which the clock of a file system may be
 
 
-class FirstUnserved(Room):
+class FirstUse(Observer):
     """Listens, where the session uses services, until it has heard of one test.
 
     A store that code names itself, or a working folder of its own, is its own way and of no concern.
     """
 
     def __init__(self) -> None:
-        from pytest_mlctx.services import imports
+        from pytest_mlctx.services import import_hooks
 
         self._ambient, self._folder = os.environ.get(_VARIABLE), Path.cwd()
         self._item: pytest.Item | None = None
         self._store = ""
         self._stack = ExitStack()
-        self._stack.enter_context(imports.once_imported("mlflow", self._listen))
+        self._stack.enter_context(import_hooks.once_imported("mlflow", self._listen))
 
     def _listen(self) -> None:
         from pytest_mlctx.services.store import listening
@@ -41,13 +41,13 @@ class FirstUnserved(Room):
     def _hear(self, uri: str) -> None:
         import mlflow
 
-        from pytest_mlctx.services import defaults, secrets
+        from pytest_mlctx.services import credentials, defaults
 
         if self._item is None or self._store or defaults.held is not None:
             return
         by_default = os.environ.get(_VARIABLE) == self._ambient and uri == mlflow.get_tracking_uri()
         if by_default and (self._ambient or Path.cwd() == self._folder):
-            self._store = secrets.redact(uri)
+            self._store = credentials.redact(uri)
 
     def close(self) -> None:
         """Listen no longer."""
@@ -62,7 +62,7 @@ class FirstUnserved(Room):
         if report.when == "teardown":
             self._item = None
             if self._store:
-                Unserved.attach(report, (item.nodeid, f"used {self._store} with no service in force"))
+                DefaultStoreUse.attach(report, (item.nodeid, f"used {self._store} with no service in force"))
                 self.close()
                 self._store = ""
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_mlctx import unserved
+from pytest_mlctx import default_store
 from pytest_mlctx.services import store
 
 REMEDY = ": let it request mlflow_service, or set mlctx_autouse = mlflow"
@@ -154,7 +154,7 @@ def test_of_tests_at_the_same_moment_all_are_named(tmp_path: Path) -> None:
     moments = {"before": (990, 999.9), "just before": (999.9, 1000), "just after": (1000.005, 1001)}
     moments |= {"beside": (998, 1010), "after": (1000.1, 1001)}
     reports = [SimpleNamespace(nodeid=name, start=a, stop=b) for name, (a, b) in moments.items()]
-    found = unserved.writer([folder], [*reports, SimpleNamespace(nodeid="a warning")])
+    found = default_store.writer([folder], [*reports, SimpleNamespace(nodeid="a warning")])
     assert found == ("just before or just after or beside", f"left mlruns in {tmp_path}")
 
 
