@@ -101,10 +101,10 @@ class Saved:
     """An object as a file holds it: the modules that it names, and a digest of what it is made of."""
 
     def __init__(self, named: set[tuple[str, str]], by_value: bool, write: Callable[[_Digest], None]) -> None:
-        self.modules = {module for module, _ in named}
+        self.modules: set[str] = {module for module, _ in named}
         self.by_value = by_value
         """Whether the file holds code itself (cloudpickle)."""
-        self.acts = sorted(".".join(one) for one in named if _ACTING.fullmatch(".".join(one)))
+        self.acts: list[str] = sorted(".".join(one) for one in named if _ACTING.fullmatch(".".join(one)))
         """The functions that it calls on text or files."""
         self._write = write
 

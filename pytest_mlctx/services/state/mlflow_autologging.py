@@ -27,7 +27,7 @@ class Integration(Kind):
     """
 
     name = "mlflow.autologging"
-    leans_on = ("AUTOLOGGING_INTEGRATIONS",)
+    leans_on: tuple[str, ...] = ("AUTOLOGGING_INTEGRATIONS",)
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The configurations that were made."""

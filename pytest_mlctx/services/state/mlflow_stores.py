@@ -23,7 +23,7 @@ class Builder(Kind):
         self.name: str = f"mlflow.{what.replace(' ', '_')}"
         self._what = what
         self._names = (module, variable, register)
-        self.leans_on = tuple(
+        self.leans_on: tuple[str, ...] = tuple(
             name for name in (f"{variable}._registry", register) if mlflow_internals.in_table(name)
         )
 
