@@ -3,13 +3,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from processes import command, environment
+from processes import Suite
 from servers import mlflow_server
 
 
@@ -21,31 +19,13 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Any:
+def suite(tmp_path: Path) -> Suite:
     """Writes a suite and runs it in a process of its own."""
-
-    def run(source: str, *args: str, **options: Any) -> Any:
-        folder = tmp_path / "suite"
-        folder.mkdir(exist_ok=True)
-        (folder / "test_it.py").write_text(textwrap.dedent(source))
-        options.setdefault("env", environment())
-        options.setdefault("cwd", folder)
-        options.setdefault("timeout", 120)
-        return subprocess.run(
-            command("--basetemp", str(tmp_path / "tmp"), *args),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            **options,
-        )
-
-    run.folder = tmp_path / "suite"
-    return run
+    return Suite(tmp_path / "suite", tmp_path / "tmp")
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[int], Path]:
     """Mounts a file system of this many kilobytes."""
 
     def mount(size: int) -> Path:

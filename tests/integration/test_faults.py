@@ -12,11 +12,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import command, environment
+from processes import Suite, command, environment
 
 PASSWORD = "hunter2-pass-word"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="signals and mounts as Linux has them")
@@ -160,7 +161,7 @@ def test_a_sink_on_a_closed_stream(inner: Any) -> None:
     result.assert_outcomes(passed=4)
 
 
-def test_a_thread_that_still_logs_at_the_end(suite: Any) -> None:
+def test_a_thread_that_still_logs_at_the_end(suite: Suite) -> None:
     result = suite("""
         import threading, time
         import mlflow
@@ -181,7 +182,7 @@ def test_a_thread_that_still_logs_at_the_end(suite: Any) -> None:
 
 
 @linux
-def test_a_forked_child(suite: Any) -> None:
+def test_a_forked_child(suite: Suite) -> None:
     result = suite(
         """
         import os, sys
@@ -223,7 +224,7 @@ def test_a_forked_child(suite: Any) -> None:
 OURS_IN_SIGHT = re.compile(r"INTERNALERROR|^E |pytest_mlctx/", re.MULTILINE)
 
 
-def test_a_full_disk(suite: Any, small_disk: Any) -> None:
+def test_a_full_disk(suite: Suite, small_disk: Callable[[int], Path]) -> None:
     result = suite(
         """
         def test_before(): pass
@@ -242,7 +243,7 @@ def test_a_full_disk(suite: Any, small_disk: Any) -> None:
     assert re.search(r"^as in .*::test_run$", result.stdout, re.MULTILINE), result.stdout
 
 
-def test_a_disk_that_fills(suite: Any, small_disk: Any) -> None:
+def test_a_disk_that_fills(suite: Suite, small_disk: Callable[[int], Path]) -> None:
     small = small_disk(8000)
     (small / "store").mkdir()
     result = suite(
@@ -281,7 +282,7 @@ def test_a_disk_that_fills(suite: Any, small_disk: Any) -> None:
 
 @linux
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount")
-def test_a_read_only_checkout(suite: Any, tmp_path: Path) -> None:
+def test_a_read_only_checkout(suite: Suite, tmp_path: Path) -> None:
     suite.folder.mkdir()
     (suite.folder / "test_it.py").write_text(
         textwrap.dedent("""
@@ -351,7 +352,7 @@ def heed_ctrl_c() -> None:
 
 
 def interrupted(
-    suite: Any, tmp_path: Path, seconds: float | None, number: int, *args: str
+    suite: Suite, tmp_path: Path, seconds: float | None, number: int, *args: str
 ) -> tuple[int, str, int]:
     """Exit code, output and number of finished tests of a session that gets a signal.
 
@@ -402,7 +403,7 @@ MOMENTS = [
 @linux
 @pytest.mark.parametrize("seconds", MOMENTS)
 def test_a_session_that_is_killed_loses_nothing_that_was_finished(
-    suite: Any, tmp_path: Path, user_store: Path, seconds: Any
+    suite: Suite, tmp_path: Path, user_store: Path, seconds: Any
 ) -> None:
     uri = f"--mlctx-tracking-uri=sqlite:///{user_store}"
     code, _, finished = interrupted(suite, tmp_path, seconds, signal.SIGKILL, uri)
@@ -422,7 +423,7 @@ def test_a_session_that_is_killed_loses_nothing_that_was_finished(
 
 @linux
 @pytest.mark.parametrize("seconds", MOMENTS)
-def test_ctrl_c_closes_what_is_open(suite: Any, tmp_path: Path, user_store: Path, seconds: Any) -> None:
+def test_ctrl_c_closes_what_is_open(suite: Suite, tmp_path: Path, user_store: Path, seconds: Any) -> None:
     uri = f"--mlctx-tracking-uri=sqlite:///{user_store}"
     code, text, finished = interrupted(suite, tmp_path, seconds, signal.SIGINT, uri)
     # CPython loses a line number at some moments, and pytest stumbles over it while it tells of the Ctrl-C.
@@ -437,7 +438,7 @@ def test_ctrl_c_closes_what_is_open(suite: Any, tmp_path: Path, user_store: Path
 # Servers.
 
 
-def test_a_server_that_goes_away_and_the_password_in_its_uri(suite: Any, tmp_path: Path) -> None:
+def test_a_server_that_goes_away_and_the_password_in_its_uri(suite: Suite, tmp_path: Path) -> None:
     source = """
         import mlflow
 

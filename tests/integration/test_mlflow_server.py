@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-from processes import command, environment
+from processes import Suite, command, environment
 
 from pytest_mlctx.services import ServiceError, server
 
@@ -81,7 +81,7 @@ def is_gone(url: str) -> bool:
     [pytest.param((), marks=pytest.mark.slow), ("-p", "xdist", "-n", "2")],
     ids=["alone", "xdist"],
 )
-def test_one_server_for_the_session(suite: Any, told: Path, workers: Any) -> None:
+def test_one_server_for_the_session(suite: Suite, told: Path, workers: Any) -> None:
     result = suite(SUITE, *workers, env=environment(TOLD=str(told)))
     assert "4 passed" in result.stdout, result.stdout
     (url,) = {file.read_text() for file in told.iterdir()}
@@ -128,7 +128,7 @@ def test_it_ends_with_a_session_that_is_killed(tmp_path: Path, told: Path, numbe
     session.wait(30)
 
 
-def test_its_log_is_in_the_report_of_a_test_that_fails(suite: Any, told: Path) -> None:
+def test_its_log_is_in_the_report_of_a_test_that_fails(suite: Suite, told: Path) -> None:
     result = suite(
         """
         import mlflow
@@ -145,7 +145,7 @@ def test_its_log_is_in_the_report_of_a_test_that_fails(suite: Any, told: Path) -
 
 
 @pytest.mark.slow
-def test_a_redirecting_session_reaches_it(suite: Any, told: Path) -> None:
+def test_a_redirecting_session_reaches_it(suite: Suite, told: Path) -> None:
     result = suite(
         """
         import mlflow
@@ -160,7 +160,9 @@ def test_a_redirecting_session_reaches_it(suite: Any, told: Path) -> None:
     assert "1 passed" in result.stdout, result.stdout
 
 
-def test_the_service_tracks_to_it_and_each_test_has_an_experiment_of_its_own(suite: Any, told: Path) -> None:
+def test_the_service_tracks_to_it_and_each_test_has_an_experiment_of_its_own(
+    suite: Suite, told: Path
+) -> None:
     (suite.folder).mkdir()
     (suite.folder / "conftest.py").write_text(
         "import pytest\n"
@@ -196,7 +198,7 @@ def test_the_service_tracks_to_it_and_each_test_has_an_experiment_of_its_own(sui
         ({"environment": {"PYTHONHOME": "/nope"}}, "The MLflow server ended with 1; the end of its log:"),
     ],
 )
-def test_a_start_that_fails_is_told(suite: Any, told: Path, config: Any, sentence: str) -> None:
+def test_a_start_that_fails_is_told(suite: Suite, told: Path, config: Any, sentence: str) -> None:
     (suite.folder).mkdir()
     (suite.folder / "conftest.py").write_text(
         f"import pytest\n@pytest.fixture(scope='session')\ndef mlflow_server_config(): return {config}\n"

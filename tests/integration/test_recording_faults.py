@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from desktop_bus import session_bus
-from processes import command, environment
+from processes import Suite, command, environment
 from servers import Front, mlflow_server
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="signals and mounts as Linux has them")
@@ -62,7 +63,7 @@ def told(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in result.stdout.splitlines() if line.startswith("mlctx: ")][1:]
 
 
-def test_a_server_that_is_away(suite: Any) -> None:
+def test_a_server_that_is_away(suite: Suite) -> None:
     began = time.monotonic()
     result = suite(TEN, "--mlctx-record=http://127.0.0.1:9")
     (line,) = told(result)
@@ -70,7 +71,7 @@ def test_a_server_that_is_away(suite: Any) -> None:
     assert time.monotonic() - began < 40, "not MLflow's minutes"
 
 
-def test_records_on_a_server(suite: Any, server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_on_a_server(suite: Suite, server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     result = suite(TEN, f"--mlctx-record={server_url}", "--mlctx-experiment=records", "--junitxml=junit.xml")
     (line,) = told(result)
     address = rf"{server_url}/#/experiments/\d+/runs/[0-9a-f]{{32}}"
@@ -90,7 +91,7 @@ def test_records_on_a_server(suite: Any, server_url: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_few_requests_a_test(suite: Any, server_url: str) -> None:
+def test_few_requests_a_test(suite: Suite, server_url: str) -> None:
     suite.folder.mkdir()
     (suite.folder / "conftest.py").write_text(ASKED)
     result = suite(TEN, f"--mlctx-record={server_url}", "--mlctx-experiment=requests")
@@ -100,7 +101,7 @@ def test_few_requests_a_test(suite: Any, server_url: str) -> None:
 
 
 @pytest.mark.slow
-def test_gates_on_a_server_are_read_in_few_requests(suite: Any, server_url: str) -> None:
+def test_gates_on_a_server_are_read_in_few_requests(suite: Suite, server_url: str) -> None:
     suite.folder.mkdir()
     (suite.folder / "conftest.py").write_text(ASKED)
     gates = """
@@ -125,7 +126,7 @@ def test_gates_on_a_server_are_read_in_few_requests(suite: Any, server_url: str)
 @pytest.mark.slow
 @pytest.mark.parametrize(("mood", "missing"), [("busy", 0), ("hanging", 5)])
 def test_a_server_that_is_busy_for_a_while_or_hangs(
-    suite: Any, server_url: str, mood: str, missing: int
+    suite: Suite, server_url: str, mood: str, missing: int
 ) -> None:
     """One that has answered before is waited for; one that hangs keeps the session waiting once."""
     with Front(server_url) as front:
@@ -138,7 +139,7 @@ def test_a_server_that_is_busy_for_a_while_or_hangs(
     assert time.monotonic() - began < 60
 
 
-def test_a_server_that_dies_in_the_middle(suite: Any, tmp_path: Path) -> None:
+def test_a_server_that_dies_in_the_middle(suite: Suite, tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
     with mlflow_server(tmp_path / "server") as url:
         pids = subprocess.run(["pgrep", "-f", "fastapi_app|make_server"], stdout=subprocess.PIPE, text=True)
@@ -161,7 +162,7 @@ def _works_in(pid: str, folder: Path) -> bool:
 @pytest.mark.slow
 @linux
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount")
-def test_a_store_that_is_read_only(suite: Any, small_disk: Any) -> None:
+def test_a_store_that_is_read_only(suite: Suite, small_disk: Callable[[int], Path]) -> None:
     disk = small_disk(20_000)
     told(suite(TEN, f"--mlctx-record=sqlite:///{disk}/tests.db"))
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -172,7 +173,7 @@ def test_a_store_that_is_read_only(suite: Any, small_disk: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_store_that_is_taken_away_in_the_middle(suite: Any, tmp_path: Path) -> None:
+def test_a_store_that_is_taken_away_in_the_middle(suite: Suite, tmp_path: Path) -> None:
     """SQLite then calls its file a readonly database."""
     (tmp_path / "here").mkdir()
     move = f"pathlib.Path({str(tmp_path / 'here')!r}).rename({str(tmp_path / 'there')!r})"
@@ -187,7 +188,7 @@ def test_a_store_that_is_taken_away_in_the_middle(suite: Any, tmp_path: Path) ->
 
 @pytest.mark.slow
 @linux
-def test_a_disk_that_fills(suite: Any, small_disk: Any) -> None:
+def test_a_disk_that_fills(suite: Suite, small_disk: Callable[[int], Path]) -> None:
     disk = small_disk(5_000)
     fill = f"""
 try:
@@ -201,7 +202,7 @@ except OSError: pass
 
 
 @linux
-def test_a_worker_that_is_killed(suite: Any) -> None:
+def test_a_worker_that_is_killed(suite: Suite) -> None:
     result = suite(
         """
         import os, signal
@@ -231,7 +232,7 @@ def test_a_worker_that_is_killed(suite: Any) -> None:
 
 @pytest.mark.slow
 @linux
-def test_the_runs_of_a_worker_that_is_killed_are_closed(suite: Any) -> None:
+def test_the_runs_of_a_worker_that_is_killed_are_closed(suite: Suite) -> None:
     """On the store that was named; they are children of the record of their test where it keeps records."""
     result = suite(
         """
@@ -254,7 +255,7 @@ def test_the_runs_of_a_worker_that_is_killed_are_closed(suite: Any) -> None:
 
 
 @linux
-def test_a_session_that_is_killed_is_closed_by_the_next(suite: Any) -> None:
+def test_a_session_that_is_killed_is_closed_by_the_next(suite: Suite) -> None:
     kill = environment(IN_THE_MIDDLE="os.kill(os.getpid(), 9)")
     first = suite(TEN, "--mlctx-record=sqlite:///tests.db", env=kill)
     assert first.returncode == -signal.SIGKILL
@@ -271,7 +272,7 @@ def test_a_session_that_is_killed_is_closed_by_the_next(suite: Any) -> None:
 
 @pytest.mark.slow
 @linux
-def test_ctrl_c_in_a_test(suite: Any) -> None:
+def test_ctrl_c_in_a_test(suite: Suite) -> None:
     result = suite(
         TEN,
         "--mlctx-record=sqlite:///tests.db",
@@ -286,7 +287,7 @@ def test_ctrl_c_in_a_test(suite: Any) -> None:
 
 
 @pytest.mark.slow
-def test_two_sessions_at_once_on_one_empty_file(suite: Any) -> None:
+def test_two_sessions_at_once_on_one_empty_file(suite: Suite) -> None:
     suite.folder.mkdir()
     (suite.folder / "test_it.py").write_text(
         "import pytest\n@pytest.mark.parametrize('n', range(30))\ndef test(n): pass\n"
@@ -319,7 +320,7 @@ def test_two_sessions_at_once_on_one_empty_file(suite: Any) -> None:
         ("never", "def test(): assert 0", None),
     ],
 )
-def test_the_alert_at_the_end_on_a_desktop(suite: Any, mode: str, source: str, expected: Any) -> None:
+def test_the_alert_at_the_end_on_a_desktop(suite: Suite, mode: str, source: str, expected: Any) -> None:
     with session_bus(daemon=True) as bus:
         bus.shown()
         result = suite(

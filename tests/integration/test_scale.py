@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import Suite
 from servers import mlflow_server, store_uri
 from sharing import PROCESSES, RECORDS, RUNS, Logged, meet
 
@@ -32,7 +33,7 @@ def holds(path: Path, logged: Logged) -> None:
         assert store.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_eight_workers_record_two_thousand_tests(suite: Any) -> None:
+def test_eight_workers_record_two_thousand_tests(suite: Suite) -> None:
     result = suite(
         """
         import pytest
@@ -70,7 +71,7 @@ def test_processes_with_workers_meet_at_one_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals as Linux has them")
-def test_ten_workers_that_are_killed_at_any_moment(suite: Any) -> None:
+def test_ten_workers_that_are_killed_at_any_moment(suite: Suite) -> None:
     """Before, in and after a test, or while its record is written."""
     result = suite(
         """
