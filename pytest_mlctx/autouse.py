@@ -11,4 +11,4 @@ from pytest_mlctx.session import Session
 def _mlctx_autouse(request: pytest.FixtureRequest) -> None:
     """Start the services that the ini option mlctx_autouse names."""
     for service in Session.of(request.config).settings.autouse:
-        request.getfixturevalue(f"{service}_service")
+        request.getfixturevalue(f"_mlctx_{service}")

@@ -112,9 +112,9 @@ def mlflow_config(request: pytest.FixtureRequest, _mlctx_environment: None) -> d
     }
 
 
+# Ours by these names too, for a suite that has fixtures of its own under the public ones.
 @pytest.fixture(scope="session")
-def logger_service(request: pytest.FixtureRequest, logger_config: dict[str, Any]) -> LoggerService:
-    """A running LoggerService on a temporary log file, whose records caplog and pytest's reports see too."""
+def _mlctx_logger(request: pytest.FixtureRequest, logger_config: dict[str, Any]) -> LoggerService:
     from pytest_mlctx import logs
     from pytest_mlctx.services import LoggerService
 
@@ -125,18 +125,29 @@ def logger_service(request: pytest.FixtureRequest, logger_config: dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def alerts_service(request: pytest.FixtureRequest, alerts_config: dict[str, Any]) -> AlertsService:
-    """A running AlertsService that never touches the desktop unless --mlctx-alerts=desktop."""
+def logger_service(_mlctx_logger: LoggerService) -> LoggerService:
+    """A running LoggerService on a temporary log file, whose records caplog and pytest's reports see too."""
+    return _mlctx_logger
+
+
+@pytest.fixture(scope="session")
+def _mlctx_alerts(request: pytest.FixtureRequest, alerts_config: dict[str, Any]) -> AlertsService:
     from pytest_mlctx.services import AlertsService
 
     service = _made(AlertsService, alerts_config, "alerts_config")
     return Session.of(request.config).enter(request, _running(service), service.instead_of_plyer())
 
 
+@pytest.fixture(scope="session")
+def alerts_service(_mlctx_alerts: AlertsService) -> AlertsService:
+    """A running AlertsService that never touches the desktop unless --mlctx-alerts=desktop."""
+    return _mlctx_alerts
+
+
 @pytest.fixture
-def alerts_outbox(request: pytest.FixtureRequest, alerts_service: AlertsService) -> list[Alert]:
+def alerts_outbox(request: pytest.FixtureRequest, _mlctx_alerts: AlertsService) -> list[Alert]:
     """The alerts that this test sent, oldest first, delivered or not."""
-    return Session.of(request.config).enter(request, alerts_service.recorded())
+    return Session.of(request.config).enter(request, _mlctx_alerts.recorded())
 
 
 @pytest.fixture(scope="session")
@@ -156,10 +167,9 @@ def _mlctx_environment(request: pytest.FixtureRequest, _mlctx_folder: Path) -> N
 
 
 @pytest.fixture(scope="session")
-def mlflow_service(
+def _mlctx_mlflow(
     request: pytest.FixtureRequest, _mlctx_environment: None, mlflow_config: dict[str, Any]
 ) -> MlflowService:
-    """A running MlflowService on a temporary SQLite file, with the experiment of --mlctx-experiment."""
     from pytest_mlctx.services import MlflowService, runs
 
     session = Session.of(request.config)
@@ -174,6 +184,12 @@ def mlflow_service(
         runs.tagging(session.tracking.tags, session.tracking.opened),
         session.isolated(service, request),
     )
+
+
+@pytest.fixture(scope="session")
+def mlflow_service(_mlctx_mlflow: MlflowService) -> MlflowService:
+    """A running MlflowService on a temporary SQLite file, with the experiment of --mlctx-experiment."""
+    return _mlctx_mlflow
 
 
 @pytest.fixture(scope="session")
@@ -217,7 +233,7 @@ def mlflow_sandbox(
 @pytest.fixture(scope="session")
 def mlflow_sandbox_factory(
     request: pytest.FixtureRequest,
-    mlflow_service: MlflowService,  # started first, since it ends last
+    _mlctx_mlflow: MlflowService,  # started first, since it ends last
     mlflow_config: dict[str, Any],
 ) -> Callable[[], AbstractContextManager[MlflowService]]:
     """Makes sandboxes for fixtures of wider scope: a call is a context manager that gives the service."""

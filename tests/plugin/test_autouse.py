@@ -192,3 +192,40 @@ def test_the_next_session_takes_away_what_a_killed_one_left_and_leaves_nothing(
 
 def _refused(*_args: object, **_kwargs: object) -> None:
     raise OSError("A required privilege is not held by the client")
+
+
+def test_fixtures_of_the_suites_own_under_the_names_of_ours_go_on_beside_them(
+    pytester: pytest.Pytester, mlflow_imported: None, no_other_plugin: None
+) -> None:
+    pytester.makeini("[pytest]\nmlctx_autouse = logger alerts mlflow")
+    pytester.makeconftest(
+        """
+        import mlflow, pytest
+
+        @pytest.fixture(autouse=True)
+        def mlflow_service(tmp_path):
+            before = mlflow.get_tracking_uri()
+            mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/own.db")
+            yield "their own"
+            mlflow.set_tracking_uri(before)
+
+        @pytest.fixture(scope="session")
+        def alerts_service():
+            return "theirs too"
+        """
+    )
+    pytester.makepyfile(
+        """
+        import mlflow
+        from plyer import notification
+
+        def test_it(mlflow_service, alerts_service, alerts_outbox, tmp_path):
+            assert (mlflow_service, alerts_service) == ("their own", "theirs too")
+            with mlflow.start_run():
+                pass
+            assert (tmp_path / "own.db").exists()
+            notification.notify(title="told", message="it is")
+            assert [alert.title for alert in alerts_outbox] == ["told"]
+        """
+    )
+    pytester.runpytest_inprocess("--mlctx-leaks=error").assert_outcomes(passed=1)

@@ -255,7 +255,7 @@ def test_what_only_a_start_can_show_is_one_sentence_and_an_error_of_each_test_th
 
 def test_setup_plan_starts_nothing_and_setup_show_shows_all(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test(logger_service, alerts_outbox, mlflow_run): pass")
-    plan = ["*SETUP    S logger_service*", "*SETUP    S alerts_service*", "*SETUP    F mlflow_run*"]
+    plan = ["*SETUP    S logger_service*", "*SETUP    S _mlctx_alerts*", "*SETUP    F mlflow_run*"]
     result = pytester.runpytest_inprocess("--setup-plan", "--mlctx-log-sink=run.log")
     assert result.ret == 0
     result.stdout.fnmatch_lines(plan)

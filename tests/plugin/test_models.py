@@ -368,7 +368,7 @@ def test_a_session_within_a_test_goes_by_its_own_settings(with_children: Any, tm
 def test_a_child_that_does_not_import_mlflow_imports_next_to_nothing_of_ours(with_children: Any) -> None:
     with_children(
         """
-        PROGRAM = "import sys; print(*sorted(m for m in sys.modules if 'mlctx' in m or m == 'json'))"
+        PROGRAM = "import sys; print(*sorted(m for m in sys.modules if 'mlctx' in m or m == 'loguru'))"
 
         def test_it():
             told = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True).stdout
