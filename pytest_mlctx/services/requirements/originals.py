@@ -68,7 +68,11 @@ class Originals:
         if self._tables[module, name] is None:
             self._tables[module, name] = value  # for who asks while it is filled
             self._tables[module, name] = _filled(module, name)
-        return bool(value == self._tables[module, name])
+        if value is not self._tables[module, name] and value != self._tables[module, name]:
+            return False
+        if isinstance(value, tuple):  # the index of PyPI: its 600,000 names are compared once
+            self._tables[module, name] = value
+        return True
 
 
 def _filled(module: ModuleType, name: str) -> Any:
