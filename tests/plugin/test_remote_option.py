@@ -147,7 +147,10 @@ def test_redirected_the_run_of_a_test_asks_no_server(pytester: pytest.Pytester, 
     assert server.requests == []
 
 
-def test_allowed_the_remote_store_is_reached(pytester: pytest.Pytester, server: Server) -> None:
+def test_allowed_the_remote_store_is_reached(
+    pytester: pytest.Pytester, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # MLflow's own take minutes
     pytester.makepyfile(
         f"""
         import mlflow

@@ -18,7 +18,7 @@ from typing import Any
 
 # What a pickle calls to have text evaluated or to look around: who looks then cannot be seen.
 _ACTING = re.compile(
-    r"(builtins\.(eval|exec|compile|open|__import__)|io\.open|(os|posix|nt|posixpath|ntpath|genericpath|glob|runpy"
+    r"(builtins\.(eval|exec|compile|open|__import__)|_?io\.open|(os|posix|nt|posixpath|ntpath|genericpath|glob|runpy"
     r"|subprocess)\..*)"
 )
 _LONG = 64  # bytes; of more a hash is noted
