@@ -127,7 +127,7 @@ def prove(examples: int) -> None:
     @given(way, small, small)
     def differs_in_a_setting(path: list[int], one: Any, other: Any) -> None:
         if not alike(one, other):
-            first, second = along(path, [one, "s"]), along(path, [other, "s"])
+            first, second = along(path, {"setting": one}), along(path, {"setting": other})  # each has a name
             assert repr(tokens(first, strict=False)) != repr(tokens(second, strict=False))
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
