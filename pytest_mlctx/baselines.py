@@ -101,12 +101,12 @@ class Baselines:
         self,
         settings: Settings,
         root: Path,
-        facts: ReportData | None,
+        report_data: ReportData | None,
         records: Callable[[], Records],
         session: str,
     ) -> None:
         self._settings = settings
-        self._facts = facts  # none where there are no records
+        self._report_data = report_data  # none where there are no records
         self._records = records
         self._session = session  # its id
         self._root = root
@@ -160,24 +160,24 @@ class Baselines:
         return mlflow_baseline
 
     def _gate(self, asked: _Asked, metric: str, operator: Operator, given: Any) -> Gate:
-        facts = self._facts
-        if facts is None:
+        data = self._report_data
+        if data is None:
             pytest.fail(
                 f"mlflow_baseline({metric!r}): there is no history to compare with, "
                 "name the store of records with --mlctx-record.",
                 pytrace=False,
             )
         value, values = measured(given)
-        for gate in facts.gates:
+        for gate in data.gates:
             if gate.metric == metric and gate.value != value:
                 pytest.fail(
                     f"mlflow_baseline({metric!r}): the test compares two values of this name, "
                     f"{gate.value:.6g} and {value:.6g}: give one of them another name.",
                     pytrace=False,
                 )
-        facts.key = asked.key or facts.key
+        data.key = asked.key or data.key
         gate = self._judged(asked, metric, operator, value, values)
-        facts.gates.append(gate)
+        data.gates.append(gate)
         return gate
 
     def _judged(

@@ -170,10 +170,14 @@ class Environment:
         self.store = store.create(self._link / "mlflow.db", fallback=self._link)
         return self.store
 
+    @property
+    def _store_file(self) -> Path | None:
+        return None if self.store_uri is None else Path(self.store_uri.removeprefix("sqlite:///"))
+
     def folders(self) -> list[Path]:
         """Where the temporary stores lie, by every path to them."""
-        store = [] if self.store_uri is None else [Path(self.store_uri.removeprefix("sqlite:///")).parent]
-        return list(dict.fromkeys([self.folder, *store]))
+        file = self._store_file
+        return list(dict.fromkeys([self.folder, *([] if file is None else [file.parent])]))
 
     def create(self, path: Path, fallback: Path) -> Store:
         """A temporary store; where there can be none, the test fails with one sentence."""
@@ -204,12 +208,12 @@ class Environment:
         os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
         os.environ["MLFLOW_TRACKING_URI"] = self.tracking_uri
         os.environ["MLFLOW_REGISTRY_URI"] = self.registry_uri or self.tracking_uri
-        if self.store_uri is not None:
+        if (file := self._store_file) is not None:
             from pytest_mlctx.services import store
 
             for name in _WORKSPACES:
                 os.environ.pop(name, None)
             os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"
             # Where a child process keeps the artifacts of a new experiment.
-            root = store.artifacts_beside(Path(self.store_uri.removeprefix("sqlite:///")))
+            root = store.artifacts_beside(file)
             os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = store.artifact_uri(root)

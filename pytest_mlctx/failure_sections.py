@@ -32,7 +32,7 @@ _UNITS = ("B", "kB", "MB", "GB")
 
 
 class FailureSections(Observer):
-    """Adds the sections "MLflow runs", "MLflow traces" and "Alerts" beside pytest's own."""
+    """Adds the sections "MLflow runs", "MLflow traces", "Alerts" and "MLflow server" beside pytest's own."""
 
     def __init__(
         self,

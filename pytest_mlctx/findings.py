@@ -51,7 +51,7 @@ class Leaks(Finding):
 
     @classmethod
     def told(cls, found: list[list[str]], *, checks_every_test: bool) -> tuple[str, list[str]]:
-        """Each leak where every test is judged, else one line with the count of tests."""
+        """Each leak where every test is checked, else one line with the count of tests."""
         if checks_every_test:
             return "mlctx: left changed", _grouped([leak for of_a_test in found for leak in of_a_test])
         tests = "1 test" if len(found) == 1 else f"{len(found)} tests"

@@ -28,8 +28,6 @@ _MOST_RUNS = 100  # whose params and metrics a record takes over
 class ReportData(Observer):
     """Follows each test and the runs that it opens, on whatever store."""
 
-    __test__ = False
-
     def __init__(self, tracking: Tracking, store_uri: str) -> None:
         from pytest_mlctx.services import import_hooks
 

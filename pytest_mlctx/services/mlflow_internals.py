@@ -17,7 +17,6 @@ _TRACES = "mlflow_traces stays empty, and reports show no traces"
 _WRITTEN = "traces are written as they end, which is slower"
 _FOLLOWS = "the experiment of the service may follow a test into a store of its own that a variable names"
 _ASKED = "a model in a remote registry is not refused before MLflow asks for it"
-
 _TAGS = "runs are not tagged, and reports do not show them"
 _BUILDERS = "stores are opened MLflow's own way, and a remote store that code names is not refused"
 _OPEN = "a run that is left open in another thread stays open"
@@ -60,13 +59,13 @@ NAMES = (
     _state(_FLUENT, "_ACTIVE_MODEL_CONTEXT", "an active model", (3, 0)),
     _state(_AUTOLOGGING, "AUTOLOGGING_INTEGRATIONS", "autologging"),
     _state(_AUTOLOGGING, "_AUTOLOGGING_GLOBALLY_DISABLED", "autologging disabled for all"),
-    _state(f"{_TRACING}.provider", "_MLFLOW_TRACE_USER_DESTINATION", "a tracing destination", (2, 22)),
+    _state(f"{_TRACING}.provider", "_MLFLOW_TRACE_USER_DESTINATION", "a tracing destination"),
     _state(f"{_TRACING}.config", "_MLFLOW_TRACING_CONFIG.span_processors", "a span processor", (3, 5)),
     _state("mlflow.utils.workspace_context", "_WORKSPACE", "a workspace", (3, 10)),
     Name("mlflow.tracking.context.default_context", "_get_source_name", 0, _SOURCE),
-    Name("mlflow.tracking.fluent", "_get_experiment_id_from_env", 0, _FOLLOWS),
-    Name("mlflow.tracking._tracking_service.utils", "reset", 0, _FOLLOWS),
-    Name("mlflow.tracking._model_registry.utils", "_get_registry_uri_from_context", 0, _FOLLOWS),
+    Name(_FLUENT, "_get_experiment_id_from_env", 0, _FOLLOWS),
+    Name(f"{_TRACKING}.utils", "reset", 0, _FOLLOWS),
+    Name(_MODELS, "_get_registry_uri_from_context", 0, _FOLLOWS),
     Name(_UTILS, "_initialize_tables", 1, _STORES),
     Name(_UTILS, "_get_latest_schema_revision", 0, _STORES),
     Name(_UTILS, "_get_managed_session_maker", 2, _STORES),
@@ -90,9 +89,9 @@ def known(path: str) -> bool:
     return _why_not(_BY_PATH[path]) is None
 
 
-def in_table(path: str) -> bool:
-    """Whether it is one of `NAMES`."""
-    return path in _BY_PATH
+def listed(*paths: str) -> tuple[str, ...]:
+    """Those of them that are in `NAMES`."""
+    return tuple(path for path in paths if path in _BY_PATH)
 
 
 def owner(path: str) -> Any:
@@ -123,14 +122,17 @@ def around(place: Any, attribute: str, wrap: Callable[[Any], Any]) -> Iterator[N
     if not hasattr(place, attribute):
         yield
         return
-    original = getattr(place, attribute)
+    original, inherited = getattr(place, attribute), attribute not in vars(place)
     own = functools.wraps(original)(wrap(original))
     setattr(place, attribute, own)
     try:
         yield
     finally:
         if getattr(place, attribute) is own:
-            setattr(place, attribute, original)
+            if inherited:
+                delattr(place, attribute)
+            else:
+                setattr(place, attribute, original)
 
 
 @functools.cache

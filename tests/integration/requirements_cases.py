@@ -280,31 +280,31 @@ def _put(place: Path, content: str | None) -> None:
         place.write_text(content)
 
 
-def _data() -> Any:
+def sample_data() -> Any:
     import numpy as np
 
     X = np.random.default_rng(7).random((20, 3))  # noqa: N806
     return X, (X[:, 0] > 0.5).astype(int)
 
 
-def _frame() -> Any:
+def sample_frame() -> Any:
     import pandas as pd
 
-    return pd.DataFrame(_data()[0], columns=["a", "b", "c"])
+    return pd.DataFrame(sample_data()[0], columns=["a", "b", "c"])
 
 
-def _sklearn(model: Any, path: Path, **options: Any) -> None:
+def save_sklearn(model: Any, path: Path, **options: Any) -> None:
     import mlflow.sklearn
 
     if "skops_trusted_types" in inspect.signature(mlflow.sklearn.save_model).parameters:
         options.setdefault("serialization_format", "cloudpickle")
-    mlflow.sklearn.save_model(model.fit(*_data()), path, **options)
+    mlflow.sklearn.save_model(model.fit(*sample_data()), path, **options)
 
 
 def _pyfunc(path: Path, model: Any, **options: Any) -> None:
     import mlflow.pyfunc
 
-    options.setdefault("input_example", _frame())
+    options.setdefault("input_example", sample_frame())
     mlflow.pyfunc.save_model(path, python_model=model, **options)
 
 
@@ -329,7 +329,7 @@ def _step(function: Any) -> Any:
 def step_of_a_named_function(path: Path, value: Any) -> None:
     from adversary.functions import scale
 
-    _sklearn(_step(scale), path, **({"input_example": _data()[0][:2]} if value else {}))
+    save_sklearn(_step(scale), path, **({"input_example": sample_data()[0][:2]} if value else {}))
 
 
 @pair("json", "loguru")
@@ -338,28 +338,28 @@ def step_that_closes_over_a_name(path: Path, value: str) -> None:
         importlib.import_module(value)
         return x
 
-    _sklearn(_step(load), path, input_example=_data()[0][:2])
+    save_sklearn(_step(load), path, input_example=sample_data()[0][:2])
 
 
 @pair(1, 7)
 def step_that_closes_over_a_global(path: Path, value: int) -> None:
     made: dict[str, Any] = {"__name__": "__main__", "MODE": value}
     exec("def load(x):\n    if MODE == 7:\n        import loguru\n    return x\n", made)
-    _sklearn(_step(made["load"]), path, input_example=_data()[0][:2])
+    save_sklearn(_step(made["load"]), path, input_example=sample_data()[0][:2])
 
 
 @pair("predict", "predict_proba")
 def with_another_predict_function(path: Path, value: str) -> None:
     from sklearn.linear_model import LogisticRegression
 
-    _sklearn(LogisticRegression(), path, input_example=_data()[0][:2], pyfunc_predict_fn=value)
+    save_sklearn(LogisticRegression(), path, input_example=sample_data()[0][:2], pyfunc_predict_fn=value)
 
 
 @pair(1, 2)
 def of_several_jobs(path: Path, value: int) -> None:
     from sklearn.ensemble import BaggingClassifier
 
-    _sklearn(BaggingClassifier(n_estimators=4, n_jobs=value), path, input_example=_data()[0][:2])
+    save_sklearn(BaggingClassifier(n_estimators=4, n_jobs=value), path, input_example=sample_data()[0][:2])
 
 
 @pair("json", "loguru")
@@ -372,7 +372,7 @@ def reduced_to_an_evaluation(path: Path, value: str) -> None:
 
     model = LinearRegression()
     model.note_ = Evaluated()
-    _sklearn(model, path)
+    save_sklearn(model, path)
 
 
 @pair(None, "")
@@ -387,7 +387,7 @@ def evaluation_that_looks_for_a_file(path: Path, value: str | None) -> None:
     model = LinearRegression()
     model.note_ = Evaluated()
     with _instead("adversary/flag", value):
-        _sklearn(model, path)
+        save_sklearn(model, path)
 
 
 # what is given
@@ -397,14 +397,14 @@ def evaluation_that_looks_for_a_file(path: Path, value: str | None) -> None:
 def with_extra_requirements_of_a_file(path: Path) -> None:
     from sklearn.linear_model import LinearRegression
 
-    _sklearn(LinearRegression(), path, extra_pip_requirements=["-r required.txt", "-c constrained.txt"])
+    save_sklearn(LinearRegression(), path, extra_pip_requirements=["-r required.txt", "-c constrained.txt"])
 
 
 @case
 def with_all_requirements_of_a_file(path: Path) -> None:
     from sklearn.linear_model import LinearRegression
 
-    _sklearn(LinearRegression(), path, pip_requirements="required.txt")
+    save_sklearn(LinearRegression(), path, pip_requirements="required.txt")
 
 
 @case
@@ -412,7 +412,7 @@ def with_an_environment_given(path: Path) -> None:
     from sklearn.linear_model import LinearRegression
 
     environment = {"name": "e", "dependencies": ["python=3.11", "pip", {"pip": ["mlflow", "requests"]}]}
-    _sklearn(LinearRegression(), path, conda_env=environment)
+    save_sklearn(LinearRegression(), path, conda_env=environment)
 
 
 @case
@@ -420,7 +420,7 @@ def with_a_signature_and_no_example(path: Path) -> None:
     from adversary.deciders import Holder
     from mlflow.models import infer_signature
 
-    _pyfunc(path, Holder(7), input_example=None, signature=infer_signature(_frame(), _frame()))
+    _pyfunc(path, Holder(7), input_example=None, signature=infer_signature(sample_frame(), sample_frame()))
 
 
 @case
@@ -465,7 +465,7 @@ def holding_an_instance_of_a_metaclass(path: Path, value: bool) -> None:
 def with_params(path: Path, value: str) -> None:
     from adversary.deciders import WithParams
 
-    _pyfunc(path, WithParams(), input_example=(_frame(), {"mode": value}))
+    _pyfunc(path, WithParams(), input_example=(sample_frame(), {"mode": value}))
 
 
 @pair("json", "loguru")

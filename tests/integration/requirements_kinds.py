@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from requirements_cases import CASES, write_cases
+from requirements_cases import CASES, sample_data, sample_frame, save_sklearn, write_cases
 
 KINDS: dict[str, Any] = {**CASES}
 LIBRARIES = {"lightgbm", "statsmodels", "xgboost"}  # of the kinds that begin with their names
@@ -99,76 +99,53 @@ def kind(save: Any) -> Any:
     return save
 
 
-def _data() -> Any:
-    import numpy as np
-
-    X = np.random.default_rng(7).random((20, 3))  # noqa: N806
-    return X, (X[:, 0] > 0.5).astype(int)
-
-
-def _frame() -> Any:
-    import pandas as pd
-
-    return pd.DataFrame(_data()[0], columns=["a", "b", "c"])
-
-
-def _sklearn(model: Any, path: Path, **options: Any) -> None:
-    import inspect
-
-    import mlflow.sklearn
-
-    if "skops_trusted_types" in inspect.signature(mlflow.sklearn.save_model).parameters:
-        options.setdefault("serialization_format", "cloudpickle")
-    mlflow.sklearn.save_model(model.fit(*_data()), path, **options)
-
-
 @kind
 def linear(path: Path) -> None:
     from sklearn.linear_model import LinearRegression
 
-    _sklearn(LinearRegression(), path)
+    save_sklearn(LinearRegression(), path)
 
 
 @kind
 def linear_with_example(path: Path) -> None:
     from sklearn.linear_model import LinearRegression
 
-    _sklearn(LinearRegression(), path, input_example=_data()[0][:2])
+    save_sklearn(LinearRegression(), path, input_example=sample_data()[0][:2])
 
 
 @kind
 def linear_with_frame(path: Path) -> None:
     from sklearn.linear_model import LinearRegression
 
-    _sklearn(LinearRegression(), path, input_example=_frame())
+    save_sklearn(LinearRegression(), path, input_example=sample_frame())
 
 
 @kind
 def linear_with_extra(path: Path) -> None:
     from sklearn.linear_model import LinearRegression
 
-    _sklearn(LinearRegression(), path, extra_pip_requirements=["requests"])
+    save_sklearn(LinearRegression(), path, extra_pip_requirements=["requests"])
 
 
 @kind
 def linear_given(path: Path) -> None:
     from sklearn.linear_model import LinearRegression
 
-    _sklearn(LinearRegression(), path, pip_requirements=["scikit-learn"])
+    save_sklearn(LinearRegression(), path, pip_requirements=["scikit-learn"])
 
 
 @kind
 def forest(path: Path) -> None:
     from sklearn.ensemble import RandomForestClassifier
 
-    _sklearn(RandomForestClassifier(5), path, input_example=_data()[0][:2])
+    save_sklearn(RandomForestClassifier(5), path, input_example=sample_data()[0][:2])
 
 
 @kind
 def clusters(path: Path) -> None:
     from sklearn.cluster import KMeans
 
-    _sklearn(KMeans(2), path)
+    save_sklearn(KMeans(2), path)
 
 
 @kind
@@ -177,7 +154,7 @@ def pipeline(path: Path) -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    _sklearn(make_pipeline(StandardScaler(), LogisticRegression()), path)
+    save_sklearn(make_pipeline(StandardScaler(), LogisticRegression()), path)
 
 
 @kind
@@ -188,7 +165,7 @@ def frame_pipeline(path: Path) -> None:
     from sklearn.preprocessing import StandardScaler
 
     columns = ColumnTransformer([("scaled", StandardScaler(), [0, 1])]).set_output(transform="pandas")
-    _sklearn(make_pipeline(columns, LogisticRegression()), path)
+    save_sklearn(make_pipeline(columns, LogisticRegression()), path)
 
 
 @kind
@@ -197,7 +174,7 @@ def user_step_by_reference(path: Path) -> None:
     from sklearn.pipeline import make_pipeline
     from userlib.steps import Step
 
-    _sklearn(make_pipeline(Step(), LogisticRegression()), path, input_example=_data()[0][:2])
+    save_sklearn(make_pipeline(Step(), LogisticRegression()), path, input_example=sample_data()[0][:2])
 
 
 @kind
@@ -206,7 +183,9 @@ def user_step_other_attribute(path: Path) -> None:
     from sklearn.pipeline import make_pipeline
     from userlib.steps import Step
 
-    _sklearn(make_pipeline(Step(lazily=True), LogisticRegression()), path, input_example=_data()[0][:2])
+    save_sklearn(
+        make_pipeline(Step(lazily=True), LogisticRegression()), path, input_example=sample_data()[0][:2]
+    )
 
 
 @kind
@@ -224,7 +203,7 @@ def user_step_by_value(path: Path) -> None:
 
             return X if loguru else None
 
-    _sklearn(make_pipeline(Local(), LogisticRegression()), path, input_example=_data()[0][:2])
+    save_sklearn(make_pipeline(Local(), LogisticRegression()), path, input_example=sample_data()[0][:2])
 
 
 @kind
@@ -233,7 +212,7 @@ def lambda_step(path: Path) -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
-    _sklearn(make_pipeline(FunctionTransformer(lambda x: x * 2), LogisticRegression()), path)
+    save_sklearn(make_pipeline(FunctionTransformer(lambda x: x * 2), LogisticRegression()), path)
 
 
 @kind
@@ -241,14 +220,14 @@ def skops(path: Path) -> None:
     import mlflow.sklearn
     from sklearn.linear_model import LogisticRegression
 
-    mlflow.sklearn.save_model(LogisticRegression().fit(*_data()), path)
+    mlflow.sklearn.save_model(LogisticRegression().fit(*sample_data()), path)
 
 
 @kind
 def transformer_without_predict(path: Path) -> None:
     from sklearn.preprocessing import StandardScaler
 
-    _sklearn(StandardScaler(), path)
+    save_sklearn(StandardScaler(), path)
 
 
 @kind
@@ -261,7 +240,7 @@ def pyfunc_class(path: Path) -> None:
 
             return model_input if scipy else None
 
-    mlflow.pyfunc.save_model(path, python_model=Local(), input_example=_frame())
+    mlflow.pyfunc.save_model(path, python_model=Local(), input_example=sample_frame())
 
 
 @kind
@@ -277,7 +256,7 @@ def pyfunc_class_by_reference(path: Path) -> None:
     import mlflow.pyfunc
     from userlib.models import Model
 
-    mlflow.pyfunc.save_model(path, python_model=Model(), input_example=_frame())
+    mlflow.pyfunc.save_model(path, python_model=Model(), input_example=sample_frame())
 
 
 @kind
@@ -294,7 +273,7 @@ def pyfunc_function(path: Path) -> None:
 def pyfunc_from_code(path: Path) -> None:
     import mlflow.pyfunc
 
-    mlflow.pyfunc.save_model(path, python_model="from_code.py", input_example=_frame())
+    mlflow.pyfunc.save_model(path, python_model="from_code.py", input_example=sample_frame())
 
 
 @kind
@@ -330,7 +309,7 @@ def pyfunc_artifacts(path: Path) -> None:
     from userlib.models import Model
 
     mlflow.pyfunc.save_model(
-        path, python_model=Model(), artifacts={"data": "data.txt"}, input_example=_frame()
+        path, python_model=Model(), artifacts={"data": "data.txt"}, input_example=sample_frame()
     )
 
 
@@ -339,7 +318,7 @@ def lightgbm(path: Path) -> None:
     import lightgbm
     import mlflow.lightgbm
 
-    X, y = _data()  # noqa: N806
+    X, y = sample_data()  # noqa: N806
     booster = lightgbm.train({"verbose": -1, "min_data_in_leaf": 1}, lightgbm.Dataset(X, y), 2)
     mlflow.lightgbm.save_model(booster, path)
 
@@ -354,8 +333,8 @@ def lightgbm_classifier(path: Path) -> None:
     options = {}
     if "serialization_format" in inspect.signature(mlflow.lightgbm.save_model).parameters:
         options = {"serialization_format": "cloudpickle"}
-    model = LGBMClassifier(n_estimators=2, verbose=-1, min_child_samples=1).fit(*_data())
-    mlflow.lightgbm.save_model(model, path, input_example=_data()[0][:2], **options)
+    model = LGBMClassifier(n_estimators=2, verbose=-1, min_child_samples=1).fit(*sample_data())
+    mlflow.lightgbm.save_model(model, path, input_example=sample_data()[0][:2], **options)
 
 
 @kind
@@ -363,7 +342,7 @@ def statsmodels(path: Path) -> None:
     import mlflow.statsmodels
     import statsmodels.api as sm
 
-    X, y = _data()  # noqa: N806
+    X, y = sample_data()  # noqa: N806
     mlflow.statsmodels.save_model(sm.OLS(y, X).fit(), path)
 
 
@@ -372,7 +351,7 @@ def xgboost(path: Path) -> None:
     import mlflow.xgboost
     import xgboost
 
-    booster = xgboost.train({}, xgboost.DMatrix(*_data()), 2)
+    booster = xgboost.train({}, xgboost.DMatrix(*sample_data()), 2)
     mlflow.xgboost.save_model(booster, path)
 
 
@@ -381,8 +360,8 @@ def xgboost_classifier(path: Path) -> None:
     import mlflow.xgboost
     from xgboost import XGBClassifier
 
-    model = XGBClassifier(n_estimators=2).fit(*_data())
-    mlflow.xgboost.save_model(model, path, input_example=_data()[0][:2])
+    model = XGBClassifier(n_estimators=2).fit(*sample_data())
+    mlflow.xgboost.save_model(model, path, input_example=sample_data()[0][:2])
 
 
 @kind
@@ -394,7 +373,7 @@ def autologged(path: Path) -> None:
     mlflow.sklearn.autolog(log_datasets=False, silent=True)
     try:
         with mlflow.start_run() as run:
-            Ridge().fit(*_data())
+            Ridge().fit(*sample_data())
     finally:
         mlflow.sklearn.autolog(disable=True)
     mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model", dst_path=str(path))
@@ -411,7 +390,7 @@ def logged(path: Path) -> None:
         else {"name": "m", "serialization_format": "cloudpickle"}
     )
     with mlflow.start_run():
-        uri = mlflow.sklearn.log_model(Lasso().fit(*_data()), **options).model_uri
+        uri = mlflow.sklearn.log_model(Lasso().fit(*sample_data()), **options).model_uri
     mlflow.artifacts.download_artifacts(uri, dst_path=str(path))
 
 
@@ -427,7 +406,7 @@ def pyfunc_failing(path: Path) -> None:
                 raise RuntimeError("only there")
             return model_input
 
-    mlflow.pyfunc.save_model(path, python_model=Local(), input_example=_frame())
+    mlflow.pyfunc.save_model(path, python_model=Local(), input_example=sample_frame())
 
 
 DECISIONS: dict[str, dict[str, Any]] = {

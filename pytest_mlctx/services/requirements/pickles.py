@@ -22,7 +22,7 @@ _ACTING = re.compile(
     r"|subprocess)\..*)"
 )
 _LONG = 64  # bytes; of more a hash is noted
-_MARK = "_mlflow_run_id"  # an attribute that autologging gives what it has seen trained, new in each run
+_RUN_ID = "_mlflow_run_id"  # an attribute that autologging gives what it has seen trained, new in each run
 _SHORT = 8  # characters; a setting's number has no more, most that is learned has
 _INTEGERS = {"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
 _FLOATS = {"f2": "e", "f4": "f", "f8": "d"}  # of numpy, and how struct calls them
@@ -232,7 +232,7 @@ class _Digest:
             self.add(where, type(value).__name__, len(value))
         if isinstance(value, dict):
             for key, item in value.items():
-                if key == _MARK:
+                if key == _RUN_ID:
                     continue
                 self.walk(key, where)
                 with self.learned(key):
@@ -295,7 +295,7 @@ class _Digest:
             if self.strict:
                 self.add(where, "dict", len(node))
             for key, item in node.items():
-                if key not in ("__id__", "file", _MARK):
+                if key not in ("__id__", "file", _RUN_ID):
                     with self.learned(key):
                         self.walk_skops(item, key if key != "content" else where)
         elif isinstance(node, list):

@@ -166,7 +166,7 @@ class Attribute(Kind):
         tell: Callable[[Any], str | None] = lambda after: None,
     ) -> None:
         self.name = name
-        self.leans_on: tuple[str, ...] = (path,) if mlflow_internals.in_table(path) else ()
+        self.leans_on: tuple[str, ...] = mlflow_internals.listed(path)
         self._module = module
         *self._owners, self._attribute = path.split(".")
         self._pristine = pristine

@@ -249,7 +249,7 @@ class PerThread(Kind):
 
     def __init__(self, name: str, variable: str) -> None:
         self.name = name
-        self.leans_on: tuple[str, ...] = (variable,) if mlflow_internals.in_table(variable) else ()
+        self.leans_on: tuple[str, ...] = mlflow_internals.listed(variable)
         self._variable = variable
 
     def _value(self, value: Any) -> object:

@@ -23,9 +23,7 @@ class Builder(Kind):
         self.name: str = f"mlflow.{what.replace(' ', '_')}"
         self._what = what
         self._names = (module, variable, register)
-        self.leans_on: tuple[str, ...] = tuple(
-            name for name in (f"{variable}._registry", register) if mlflow_internals.in_table(name)
-        )
+        self.leans_on: tuple[str, ...] = mlflow_internals.listed(f"{variable}._registry", register)
 
     def _registry(self) -> dict[str, Any]:
         module, variable, _ = self._names

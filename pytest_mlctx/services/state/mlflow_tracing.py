@@ -135,14 +135,9 @@ class OpenTrace(NamedTuple):
 
 def open_traces() -> list[OpenTrace]:
     """Those of all threads, but for what is current in the caller's context: that is `OpenSpan`'s."""
-    manager = _manager()
-    if manager is None:
-        return []
     current = {_trace_id(span) for _, context in OpenSpan().read() if (span := _span(context)) is not None}
-    with manager._lock:
-        traces = {trace_id: [*trace.span_dict.values()] for trace_id, trace in [*manager._traces.items()]}
     found = []
-    for trace_id, spans in traces.items():
+    for trace_id, spans in _in_memory().items():
         left = next((span for span in spans if span.end_time_ns is None), None)
         if left is not None and _trace_id(left._span) not in current:
             found.append(OpenTrace(trace_id, _trace_id(left._span), left.name))
@@ -154,11 +149,17 @@ def abandon(otel_id: int) -> bool:
     manager = _manager()
     if manager is None:
         return False
-    for trace in [*getattr(manager, "_traces", {}).values()]:
-        for span in [*trace.span_dict.values()]:
+    for spans in _in_memory().values():
+        for span in spans:
             if _trace_id(span._span) == otel_id:
                 _silence(span._span)
     return manager.pop_trace(otel_id) is not None
+
+
+def _in_memory() -> dict[str, list[Any]]:
+    """The spans of the traces that MLflow has begun and not handed on, by the ids of these."""
+    traces = getattr(_manager(), "_traces", {})
+    return {trace_id: [*trace.span_dict.values()] for trace_id, trace in [*traces.items()]}
 
 
 def _manager() -> Any | None:

@@ -28,12 +28,8 @@ LOOSE = {
 }
 # How large the terminal is; libraries (not user code) import nothing by it.
 DISPLAY = frozenset({"COLUMNS", "LINES"})
-_stat, _listdir, _getcwd, _readlink = (
-    os.stat,
-    os.listdir,
-    os.getcwd,
-    os.readlink,
-)  # the observer puts its own in their place
+# The observer puts its own in their place.
+_stat, _listdir, _getcwd, _readlink = os.stat, os.listdir, os.getcwd, os.readlink
 
 
 def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> str:
