@@ -69,6 +69,16 @@ def test_imported_modules_of_the_user_and_what_they_import(observe: Any) -> None
         assert not [name for kind, name in told["seen"] if kind == "content" and "yaml" in name]
 
 
+def test_what_mlflow_imports_by_itself_takes_no_part_in_a_model(observe: Any, tmp_path: Path) -> None:
+    script = tmp_path / "capture" / "script.py"
+    script.parent.mkdir()
+    (script.parent / "beside_mlflow.py").write_text("")
+    script.write_text("import beside_mlflow\ndef main(): pass\n")
+    told = observe("", script)
+    assert told["seen"]["content", str(script.parent / "beside_mlflow.py")]
+    assert not told["user_code"]
+
+
 def test_modules_that_are_not_there(observe: Any) -> None:
     Path("pack").mkdir()
     Path("pack/__init__.py").write_text("")

@@ -41,7 +41,7 @@ def _write(path: str, content: Any) -> None:
         json.dump(content, file)
 
 
-def _load(script: str) -> types.ModuleType:
+def _load(script: str, observer: Any) -> types.ModuleType:
     """The script as the main module, loaded as ``python SCRIPT`` would, its ``main()`` not yet called."""
     sys.path[0] = os.path.dirname(script)
     main = types.ModuleType("__main__")
@@ -52,6 +52,7 @@ def _load(script: str) -> types.ModuleType:
     main.__name__ = "loading"
     exec(code, main.__dict__)
     main.__name__ = "__main__"
+    observer.user_code = False  # whatever MLflow imports by itself, no model has been loaded
     return main
 
 
@@ -59,7 +60,7 @@ def _run_once(plan_file: str, script: str, arguments: list[str]) -> None:
     plan = _read(plan_file)
     observer = _observer(plan)
     sys.argv = [script, *arguments]
-    _load(script).main()
+    _load(script, observer).main()
     observer.pause()
     _write(plan["report"], observer.report())
 
@@ -69,7 +70,7 @@ def _serve(plan_file: str, script: str) -> None:
     os.dup2(2, 1)  # what MLflow prints is no answer
     parent = os.getppid()
     observer = _observer(_read(plan_file))
-    main = _load(script)
+    main = _load(script, observer)
     observer.pause()
     os.write(answers, json.dumps(observer.report()).encode() + b"\n")
     import select
