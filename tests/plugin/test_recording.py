@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sqlite3
 import sys
+import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -95,6 +98,33 @@ def of_junit(path: Path) -> Counter[tuple[str, str, str]]:
 def in_words_of_junit(record: Recorded) -> set[str]:
     words = {"failed": "failure", "error": "error", "xpassed": "passed"}
     return {words.get(record.outcome, "skipped" if record.outcome != "passed" else "passed")}
+
+
+@pytest.mark.parametrize("frozen", [0, 4e9], ids=["past", "future"])
+def test_the_times_of_a_record_are_not_those_that_a_fixture_has_frozen(
+    pytester: pytest.Pytester, frozen: float
+) -> None:
+    pytester.makepyfile(f"""
+        from unittest import mock
+        import pytest
+
+        @pytest.fixture(scope="module", autouse=True)
+        def frozen():  # as freezegun does in each module
+            with mock.patch("_pytest.timing.time", return_value={frozen}):
+                with mock.patch("_pytest.timing.perf_counter", return_value={frozen}):
+                    yield
+
+        def test_one(): pass
+        def test_two(): pass
+        def test_three(): pass
+    """)
+    before = time.time()
+    pytester.runpytest_inprocess(RECORD).assert_outcomes(passed=3)
+    with closing(sqlite3.connect(pytester.path / "tests.db")) as store:
+        times = store.execute("SELECT start_time, end_time FROM runs").fetchall()
+    assert len(times) == 4
+    for start, end in times:
+        assert before <= start / 1000 <= end / 1000 <= time.time(), times
 
 
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "xdist"])
