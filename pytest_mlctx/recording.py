@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -188,7 +189,7 @@ class Recording(Observer):
 
         told = [] if quiet else gate_report.summary(self.gates, verbose=verbose)
         if self._recorded and not quiet:
-            where = self.address or f"mlflow ui --backend-store-uri {self._told}"
+            where = self.address or f"mlflow ui --backend-store-uri {shlex.quote(self._told)}"
             if uris.scheme(self.uri) not in ("http", "https", "sqlite", "file", ""):
                 where = f"store {self._told}"
             counts = "1 record" if self._recorded == 1 else f"{self._recorded} records"

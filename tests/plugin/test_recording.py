@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import sqlite3
 import sys
 import time
@@ -167,6 +168,13 @@ def test_each_test_has_one_record_that_says_what_junit_says(
             "mlctx: 18 records, 5 failed, in experiment 'ours': mlflow ui --backend-store-uri sqlite:///*tests.db"
         ]
     )
+
+
+def test_the_command_that_shows_the_records_is_one_for_a_shell(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test(): pass")
+    result = pytester.runpytest_inprocess("--mlctx-record=sqlite:///our tests.db")
+    (command,) = re.findall("mlflow ui .*", result.stdout.str())
+    assert shlex.split(command)[3].endswith("our tests.db")
 
 
 def test_what_a_record_says_of_its_test(pytester: pytest.Pytester) -> None:
