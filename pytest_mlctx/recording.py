@@ -46,6 +46,7 @@ class Recording(Observer):
         self._arguments = " ".join(["pytest", *map(str, config.invocation_params.args)])
         self._config, self._root = config, config.rootpath
         self._opened = opened
+        self._asked_for = settings.tags
         self._pins = settings.baseline == "pin"
         self._records: Records | None = None
         self._source: Mapping[str, str] = {}
@@ -137,9 +138,8 @@ class Recording(Observer):
             return None
         try:
             if self._records.session_run is None:
-                self._records.begin(
-                    self._arguments, record.session, self._began, {**self._source, **_versions()}
-                )
+                tags = {**self._source, **_versions(), **self._asked_for}
+                self._records.begin(self._arguments, record.session, self._began, tags)
                 self.address = self._records.address()
             run_id = self._records.write(record)
         except Exception as error:

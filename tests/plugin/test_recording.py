@@ -185,6 +185,8 @@ def test_what_a_record_says_of_its_test(pytester: pytest.Pytester) -> None:
     assert tags["mlctx.parameter.x"] == "'a/b'"
     assert tags["mlctx.markers"] == "slow(3, why='it is')"
     assert tags["team"] == "fraud"
+    (session,) = records(pytester.path / "tests.db", "session")
+    assert session.tags["team"] == "fraud"
     assert tags["mlctx.file"] == "test_it.py"
     assert tags["mlflow.source.name"].startswith("pytest ")
     assert by_name["test_method"].tags["mlctx.class"] == "TestOfClass"
