@@ -101,7 +101,7 @@ def in_words_of_junit(record: Recorded) -> set[str]:
     return {words.get(record.outcome, "skipped" if record.outcome != "passed" else "passed")}
 
 
-@pytest.mark.parametrize("frozen", [0, 4e9], ids=["past", "future"])
+@pytest.mark.parametrize("frozen", [1e9, 4e9], ids=["past", "future"])
 def test_the_times_of_a_record_are_not_those_that_a_fixture_has_frozen(
     pytester: pytest.Pytester, frozen: float
 ) -> None:
