@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ class Recording(Observer):
         self._arguments = " ".join(["pytest", *map(str, config.invocation_params.args)])
         self._config, self._root = config, config.rootpath
         self._opened = opened
+        self._asked_for = settings.tags
         self._pins = settings.baseline == "pin"
         self._records: Records | None = None
         self._source: Mapping[str, str] = {}
@@ -136,9 +138,8 @@ class Recording(Observer):
             return None
         try:
             if self._records.session_run is None:
-                self._records.begin(
-                    self._arguments, record.session, self._began, {**self._source, **_versions()}
-                )
+                tags = {**self._source, **_versions(), **self._asked_for}
+                self._records.begin(self._arguments, record.session, self._began, tags)
                 self.address = self._records.address()
             run_id = self._records.write(record)
         except Exception as error:
@@ -188,7 +189,7 @@ class Recording(Observer):
 
         told = [] if quiet else gate_report.summary(self.gates, verbose=verbose)
         if self._recorded and not quiet:
-            where = self.address or f"mlflow ui --backend-store-uri {self._told}"
+            where = self.address or f"mlflow ui --backend-store-uri {shlex.quote(self._told)}"
             if uris.scheme(self.uri) not in ("http", "https", "sqlite", "file", ""):
                 where = f"store {self._told}"
             counts = "1 record" if self._recorded == 1 else f"{self._recorded} records"

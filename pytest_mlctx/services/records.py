@@ -70,6 +70,8 @@ class Records:
         history: records of earlier sessions.
     """
 
+    _now = staticmethod(time.time)  # what freezes the time replaces the names of modules
+
     def __init__(self, uri: str, experiment: str) -> None:
         """Open the store.
 
@@ -78,6 +80,7 @@ class Records:
         """
         self.uri = uri
         self.session_run: str | None = None
+        self._began = 0.0
         self._is_file = bool(uris.files(uri))
         with (
             _told(uri),
@@ -127,6 +130,7 @@ class Records:
             _OF_SESSION: session,
             _PROCESS: _this_process(),
         }
+        self._began = began
         self.session_run = self._asked(lambda: self._created(name, began, {**tags, **own}), _BUSY)
 
     def end(self, status: str, metrics: Mapping[str, float]) -> None:
@@ -164,16 +168,15 @@ class Records:
     def _created(self, name: str, started: float, tags: Mapping[str, str]) -> str:
         every = {_TYPE: "test", "mlflow.user": _user(), **tags}
         entities = [_entity("RunTag", storable_key(key), storable(value)) for key, value in every.items()]
-        run = self._store.create_run(
-            self.experiment_id, every["mlflow.user"], round(started * 1000), entities, storable(name, 250)
-        )
+        user, moment = every["mlflow.user"], self._milliseconds(started)
+        run = self._store.create_run(self.experiment_id, user, moment, entities, storable(name, 250))
         self._artifact_uri = run.info.artifact_uri
         return str(run.info.run_id)
 
     def _completed(
         self, run_id: str, ended: float, status: str, params: Mapping[str, str], metrics: Mapping[str, float]
     ) -> None:
-        moment = round(ended * 1000)
+        moment = self._milliseconds(ended)
         rest_of_params = iter(
             [_entity("Param", storable_key(key), storable(value)) for key, value in params.items()]
         )
@@ -189,6 +192,10 @@ class Records:
         from mlflow.entities import RunStatus
 
         self._store.update_run_info(run_id, RunStatus.from_string(status), moment, None)
+
+    def _milliseconds(self, moment: float) -> int:
+        """Within the session: pytest tells the time that a fixture has frozen, and history goes by it."""
+        return round(min(max(moment, self._began), self._now()) * 1000)
 
     def _attach(self, files: Mapping[str, str]) -> None:
         registry = import_module("mlflow.store.artifact.artifact_repository_registry")

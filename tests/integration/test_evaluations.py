@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import textwrap
 from contextlib import suppress
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 from beside_mlflow import suite
+
+from pytest_mlctx.services import state
 
 pytestmark = pytest.mark.usefixtures("evaluation_imported", "no_other_plugin", "put_back", "quiet")
 
@@ -330,6 +333,23 @@ def model(monkeypatch, request):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     return asked
 """
+
+
+def test_what_litellm_configures_when_it_is_imported_stays() -> None:
+    litellm = pytest.importorskip("litellm._logging")
+    if not hasattr(litellm, "_redact_third_party_loggers"):
+        pytest.skip("this litellm lets the loggers of others be")
+    logger, before_import = logging.getLogger("httpx"), state.capture("logging")
+    logger.filters.clear()
+    logger.setLevel(logging.NOTSET)
+    before = state.capture("logging")
+    litellm._suppress_loggers()
+    litellm._redact_third_party_loggers()
+    (secrets,) = logger.filters
+    assert [change.sentence for change in state.compare(before, state.capture("logging"))] == [None]
+    state.restore(before)
+    assert logger.filters == [secrets]
+    state.restore(before_import)
 
 
 def test_what_a_judge_learnt_of_its_model_is_forgotten(pytester: pytest.Pytester) -> None:

@@ -80,6 +80,41 @@ def test_what_has_the_same_effect_as_before_is_no_leak(
     assert result.leaks == {}
 
 
+def test_a_thread_of_a_fixture_ends_its_run_in_a_test(session: Any) -> None:
+    result = session("""
+        @pytest.fixture(scope="module")
+        def training(mlflow_service):
+            opened, end = threading.Event(), threading.Event()
+
+            def train():
+                with mlflow.start_run():
+                    opened.set()
+                    end.wait()
+
+            thread = threading.Thread(target=train)
+            thread.start()
+            opened.wait()
+            yield lambda: (end.set(), thread.join())
+            end.set()
+            thread.join()
+
+        def test_running(training): pass
+        def test_ends(training): training()
+        def test_ended(training): assert not mlflow.active_run()
+
+        def test_after():  # whose thread may get the other's id
+            def begin():
+                with mlflow.start_run() as run: began.append(run)
+            began = []
+            thread = threading.Thread(target=begin)
+            thread.start()
+            thread.join()
+            assert began
+    """)
+    result.assert_outcomes(passed=4)
+    assert result.leaks == {}
+
+
 def test_what_dict_config_changes_is_named_and_put_back(session: Any) -> None:
     result = session("""
         import logging, logging.config

@@ -210,11 +210,6 @@ LEAKS = [
         "autologging disabled for all",
     ),
     leak(
-        "system metrics off",
-        "mlflow.disable_system_metrics_logging()",
-        "`MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` set",
-    ),
-    leak(
         "system metrics on",
         "mlflow.enable_system_metrics_logging()",
         "`MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` set",

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+import sqlite3
 import sys
+import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -97,6 +101,33 @@ def in_words_of_junit(record: Recorded) -> set[str]:
     return {words.get(record.outcome, "skipped" if record.outcome != "passed" else "passed")}
 
 
+@pytest.mark.parametrize("frozen", [1e9, 4e9], ids=["past", "future"])
+def test_the_times_of_a_record_are_not_those_that_a_fixture_has_frozen(
+    pytester: pytest.Pytester, frozen: float
+) -> None:
+    pytester.makepyfile(f"""
+        from unittest import mock
+        import pytest
+
+        @pytest.fixture(scope="module", autouse=True)
+        def frozen():  # as freezegun does in each module
+            with mock.patch("_pytest.timing.time", return_value={frozen}):
+                with mock.patch("_pytest.timing.perf_counter", return_value={frozen}):
+                    yield
+
+        def test_one(): pass
+        def test_two(): pass
+        def test_three(): pass
+    """)
+    before = time.time()
+    pytester.runpytest_inprocess(RECORD).assert_outcomes(passed=3)
+    with closing(sqlite3.connect(pytester.path / "tests.db")) as store:
+        times = store.execute("SELECT start_time, end_time FROM runs").fetchall()
+    assert len(times) == 4
+    for start, end in times:
+        assert before <= start / 1000 <= end / 1000 <= time.time(), times
+
+
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "xdist"])
 def test_each_test_has_one_record_that_says_what_junit_says(
     pytester: pytest.Pytester, workers: tuple[str, ...]
@@ -139,6 +170,13 @@ def test_each_test_has_one_record_that_says_what_junit_says(
     )
 
 
+def test_the_command_that_shows_the_records_is_one_for_a_shell(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test(): pass")
+    result = pytester.runpytest_inprocess("--mlctx-record=sqlite:///our tests.db")
+    (command,) = re.findall("mlflow ui .*", result.stdout.str())
+    assert shlex.split(command)[3].endswith("our tests.db")
+
+
 def test_what_a_record_says_of_its_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it=OUTCOMES)
     pytester.runpytest_inprocess(RECORD, "--mlctx-tag=team=fraud", "-k", "parameters or Class or failed")
@@ -147,6 +185,8 @@ def test_what_a_record_says_of_its_test(pytester: pytest.Pytester) -> None:
     assert tags["mlctx.parameter.x"] == "'a/b'"
     assert tags["mlctx.markers"] == "slow(3, why='it is')"
     assert tags["team"] == "fraud"
+    (session,) = records(pytester.path / "tests.db", "session")
+    assert session.tags["team"] == "fraud"
     assert tags["mlctx.file"] == "test_it.py"
     assert tags["mlflow.source.name"].startswith("pytest ")
     assert by_name["test_method"].tags["mlctx.class"] == "TestOfClass"

@@ -102,6 +102,7 @@ def _differences(before: State, after: State) -> list[tuple[Kind, Change]]:
         if cell[0] == kind.name
         and kind.name not in unread
         and not (cell not in old and kind.ignores_new(cell[1]))
+        and not (cell not in new and kind.ignores_gone(cell[1]))
     ]
 
 

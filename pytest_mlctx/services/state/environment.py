@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -45,12 +46,21 @@ class Variable(Kind):
             return None
         if after is ABSENT and defaults.stood_in(before):  # code went to another store, or cleaned up
             return None
+        if before is ABSENT and after == _default(key):  # so MLflow switches off what it has switched on
+            return None
         what = "set" if before is ABSENT else "deleted" if after is ABSENT else "changed"
         return f"`{key}` {what}"
 
     def echo_of(self, key: Any) -> Cell | None:
         """The cell of MLflow that the variable was set together with."""
         return (_ECHOES[key], "") if key in _ECHOES else None
+
+
+def _default(name: str) -> str | None:
+    """What MLflow takes for a variable that is not set."""
+    variable = getattr(sys.modules.get("mlflow.environment_variables"), name, None)
+    default = getattr(variable, "default", None)
+    return None if default is None else str(default)
 
 
 KINDS: tuple[Kind, ...] = (Variable(),)

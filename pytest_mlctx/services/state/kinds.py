@@ -136,6 +136,10 @@ class Kind:
         """Whether it is no change that this cell came to be."""
         return False
 
+    def ignores_gone(self, key: Any) -> bool:
+        """Whether a cell that is no more is left so."""
+        return False
+
     def is_elsewhere(self, key: Any) -> bool:
         """Whether the cell belongs to another thread."""
         return False

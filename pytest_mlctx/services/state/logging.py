@@ -209,6 +209,8 @@ class ConfiguredLogger(Kind):
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Configure the logger as it was; handlers that were closed write again."""
+        if _is_litellms(before, now):
+            return
         logger = logging.getLogger(key)
         level, logger.propagate, handlers, logger.filters[:] = _or_unconfigured(before).thing
         if key == "root":
@@ -221,6 +223,8 @@ class ConfiguredLogger(Kind):
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """Which logger, and what of it; that handlers were closed only where they write no more."""
+        if _is_litellms(before, after):
+            return None
         before, after = _or_unconfigured(before), _or_unconfigured(after)
         level, propagate, handlers, filters = (
             (was, now) for was, now in zip(before.key, after.key, strict=True)
@@ -240,9 +244,19 @@ def _or_unconfigured(value: Any) -> Held:
     return _UNCONFIGURED if value is ABSENT else value
 
 
+def _package(log_filter: Any) -> str:
+    return str(getattr(log_filter, "__module__", "")).partition(".")[0]
+
+
 def _is_mlflows(log_filter: Any) -> bool:
     """Whether MLflow has made the filter: MLflow 2 adds some as it traces."""
-    return str(getattr(log_filter, "__module__", "")).partition(".")[0] == "mlflow"
+    return _package(log_filter) == "mlflow"
+
+
+def _is_litellms(before: Any, after: Any) -> bool:
+    """Whether litellm has configured the logger: it hides secrets in those of others when it is imported."""
+    was, now = ([*map(_package, _or_unconfigured(one).thing[3])] for one in (before, after))
+    return now.count("litellm") > was.count("litellm")
 
 
 class CapturedWarnings(Kind):

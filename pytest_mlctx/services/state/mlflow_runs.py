@@ -92,21 +92,23 @@ class OpenRun(Kind):
             _set_status(run_id, "KILLED", unless_ended=True)
             return
         place, run = before.thing
-        if stack is not None:
-            stack.insert(place, run)
+        active_runs().insert(place, run)
         _set_status(run_id, "RUNNING", unless_ended=False)
 
     def is_elsewhere(self, key: Any) -> bool:
         """By the thread in the key."""
         return bool(key[0] != threading.get_ident())
 
+    def ignores_gone(self, key: Any) -> bool:
+        """Another thread ends its own runs."""
+        return self.is_elsewhere(key)
+
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """Id and name of the run."""
-        thread, run_id = key
         _, run = (before if after is ABSENT else after).thing
-        where = "" if thread == threading.get_ident() else " in another thread"
+        where = " in another thread" if self.is_elsewhere(key) else ""
         what = "ended, which was open before" if after is ABSENT else "left open"
-        return f"run {run_id[:8]}… ({run.info.run_name}) {what}{where}"
+        return f"run {key[1][:8]}… ({run.info.run_name}) {what}{where}"
 
 
 def _set_status(run_id: str, status: str, *, unless_ended: bool) -> None:

@@ -69,8 +69,8 @@ MLFLOW_CHANGES = {
         [],
     ),
     "autologging": (lambda: mlflow.autolog(), ["autologging left on"]),
-    "system metrics off": (
-        mlflow.disable_system_metrics_logging,
+    "system metrics on": (
+        mlflow.enable_system_metrics_logging,
         ["`MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` set"],
     ),
     "asynchronous logging": (mlflow.config.enable_async_logging, ["`MLFLOW_ENABLE_ASYNC_LOGGING` set"]),

@@ -40,6 +40,14 @@ def test_a_change_is_told_and_undone_again_and_again(name: Any, undone: Any) -> 
             assert any(re.match(sentence, one) for one in told), told
 
 
+def test_what_is_switched_off_again_is_not_told(undone: Any) -> None:
+    mlflow.enable_system_metrics_logging()
+    mlflow.config.enable_async_logging(True)
+    mlflow.config.enable_async_logging(False)
+    mlflow.disable_system_metrics_logging()  # sets the variable to what MLflow takes it for
+    assert undone() == []
+
+
 def test_a_run_left_open_is_closed_as_killed_in_the_store_that_has_it(
     undone: Any, tracked: Any, tmp_path: Path
 ) -> None:
