@@ -12,13 +12,13 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pytest_mlctx.services import credentials, deadline, history, uris
+from pytest_mlctx.services import credentials, deadline, experiment_names, history, uris
 from pytest_mlctx.services.errors import ServiceError
 from pytest_mlctx.services.runs import opened_apart
 
@@ -84,7 +84,14 @@ class Records:
             opened_apart(uri, functools.partial(uris.ask, "--mlctx-record", uri, experiment)) as own,
         ):
             self._store = own
-            self.experiment_id: str = self._asked(lambda: self._experiment(experiment))
+            self.experiment_id: str = self._asked(
+                lambda: experiment_names.found_or_made(
+                    experiment,
+                    "the experiment",
+                    own.get_experiment_by_name,
+                    lambda name: own.create_experiment(name, None, []),
+                )
+            )
             self._asked(self._end_abandoned)
         self.history: history.History = history.History(own, self.experiment_id, uri, self._asked)
 
@@ -105,19 +112,6 @@ class Records:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
-
-    def _experiment(self, name: str) -> str:
-        experiment = self._store.get_experiment_by_name(name)
-        if experiment is None:
-            with suppress(Exception):  # another process was faster
-                return str(self._store.create_experiment(name, None, []))
-            experiment = self._store.get_experiment_by_name(name)
-        if experiment.lifecycle_stage == "deleted":
-            raise ServiceError(
-                f"the experiment {name!r} was deleted in this store: restore it "
-                f"(`mlflow experiments restore -x {experiment.experiment_id}`) or choose another"
-            )
-        return str(experiment.experiment_id)
 
     def begin(self, name: str, session: str, began: float, tags: Mapping[str, str]) -> None:
         """Open the run of the session, below which its records go."""
