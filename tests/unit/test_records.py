@@ -64,7 +64,8 @@ def test_a_store_that_makes_no_experiment_says_why(tmp_path: Path) -> None:
     Records(uri, "records")
     with closing(sqlite3.connect(tmp_path / "tests.db")) as connection, connection:
         connection.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON experiments BEGIN SELECT RAISE(ABORT, 'no more of them'); END"
+            "CREATE TRIGGER full BEFORE INSERT ON experiments "
+            "BEGIN SELECT RAISE(ABORT, 'no more of them'); END"
         )
     with pytest.raises(ServiceError, match="no more of them"):
         Records(uri, "others")
