@@ -121,7 +121,7 @@ class Records:
             _OF_SESSION: session,
             _PROCESS: _this_process(),
         }
-        self.session_run = self._asked(lambda: self._created(name, began, {**tags, **own}), _BUSY)
+        self.session_run = self._asked(lambda: self._created(name, began, {**tags, **own}), _BUSY).run_id
 
     def end(self, status: str, metrics: Mapping[str, float]) -> None:
         """End the run of the session."""
@@ -145,9 +145,10 @@ class Records:
             own |= history.tags(record.key or record.nodeid, record.tags.get(history.BRANCH, ""))
         if parent is not None:
             own["mlflow.parentRunId"] = parent
-        run_id = self._created(record.name, record.started, {**record.tags, **own})
+        info = self._created(record.name, record.started, {**record.tags, **own})
+        run_id = str(info.run_id)
         if record.files:
-            self._attach(record.files)
+            self._attach(info.artifact_uri, record.files)
         self._completed(run_id, record.ended, record.status, record.params, record.metrics)
         for child in record.children:
             self._store.set_tag(child, _entity("RunTag", "mlflow.parentRunId", run_id))
@@ -155,14 +156,13 @@ class Records:
             self._written(trial, "trial", run_id)
         return run_id
 
-    def _created(self, name: str, started: float, tags: Mapping[str, str]) -> str:
+    def _created(self, name: str, started: float, tags: Mapping[str, str]) -> Any:
         every = {_TYPE: "test", "mlflow.user": _user(), **tags}
         entities = [_entity("RunTag", storable_key(key), storable(value)) for key, value in every.items()]
         run = self._store.create_run(
             self.experiment_id, every["mlflow.user"], round(started * 1000), entities, storable(name, 250)
         )
-        self._artifact_uri = run.info.artifact_uri
-        return str(run.info.run_id)
+        return run.info
 
     def _completed(
         self, run_id: str, ended: float, status: str, params: Mapping[str, str], metrics: Mapping[str, float]
@@ -184,9 +184,8 @@ class Records:
 
         self._store.update_run_info(run_id, RunStatus.from_string(status), moment, None)
 
-    def _attach(self, files: Mapping[str, str]) -> None:
+    def _attach(self, uri: str, files: Mapping[str, str]) -> None:
         registry = import_module("mlflow.store.artifact.artifact_repository_registry")
-        uri = self._artifact_uri
         if uri.startswith("mlflow-artifacts:"):  # MLflow 2 would ask its global tracking URI for the host
             proxied = import_module("mlflow.store.artifact.mlflow_artifacts_repo")
             uri = proxied.MlflowArtifactsRepository.resolve_uri(uri, self.uri)
