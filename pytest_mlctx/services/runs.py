@@ -179,19 +179,19 @@ def read(store_uri: str, run_ids: list[str]) -> list[Any]:
 
     if not all(path.exists() for path in uris.files(store_uri)[:1]):  # MLflow would make it anew
         return []
-    store: Any = None
     found: list[Any] = []
 
     def each() -> None:
-        nonlocal store
         store = tracking_store(store_uri)
-        for run_id in run_ids:
-            with suppress(MlflowException):  # deleted by the test
-                found.append(store.get_run(run_id))
+        try:
+            for run_id in run_ids:
+                with suppress(MlflowException):  # deleted by the test
+                    found.append(store.get_run(run_id))
+        finally:
+            _let_go(store)
 
     with suppress(Exception):  # of a server that is away, which the test has seen itself
         deadline.within(DEADLINE, each)
-    _let_go(store)
     return found
 
 
