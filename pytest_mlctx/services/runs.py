@@ -13,7 +13,7 @@ from typing import Any
 from pytest_mlctx.services import deadline, mlflow_internals, state, uris
 from pytest_mlctx.services.registries import tracking_store
 from pytest_mlctx.services.state.mlflow_runs import DEADLINE, active_runs, set_status
-from pytest_mlctx.services.state.mlflow_stores import Engine
+from pytest_mlctx.services.state.mlflow_stores import engines
 from pytest_mlctx.services.store import builders
 
 Tags = Callable[[str, str], Mapping[str, str]]
@@ -217,5 +217,7 @@ def running(store: Any, experiment_ids: Iterable[str], tags: Mapping[str, str]) 
 def _let_go(store: Any) -> None:
     # MLflow has done so when the service stopped: nobody else would close what was opened again.
     engine = getattr(store, "engine", None)
-    if engine is not None and all(engine is not kept for _, kept in Engine().read()):
+    if engine is not None and all(
+        engine is not kept for by_uri in engines().values() for kept in [*by_uri.values()]
+    ):
         engine.dispose()
