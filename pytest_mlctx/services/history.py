@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from pytest_mlctx.services import uris
-
-T = TypeVar("T")
 
 # Tags of records.
 RECORD, SESSION, ANCHOR = "mlctx.record", "mlctx.session", "mlctx.anchor"
@@ -20,12 +18,8 @@ _OWN = 10  # records of this session itself, which a search may find too
 _PAGE, _MOST_PAGES = 1000, 10
 
 
-class Ask(Protocol):
-    """Asks the store a question, of a server within a deadline."""
-
-    def __call__(self, question: Callable[[], T], /) -> T:
-        """The answer."""
-        ...
+Ask = Callable[[Callable[[], Any]], Any]
+"""Asks the store a question, of a server within a deadline, and gives the answer."""
 
 
 class History:
@@ -72,12 +66,12 @@ class History:
             wanted = f"tags.`{RECORD}` = 'session' AND tags.`{ANCHOR}` = 'true'{_on(branch)}"
             found = self._ask(lambda: self._search(wanted, 2))
             others = [run.data.tags[SESSION] for run in found if run.data.tags.get(SESSION) != session]
-            self._pinned[branch] = self._of_session(others[0]) if others else []
+            if others:
+                of_session = f"{_that_passed(None)} AND tags.`{SESSION}` = '{others[0]}'"
+                self._pinned[branch] = self._ask(lambda: self._pages(of_session))
+            else:
+                self._pinned[branch] = []
         return [run for run in self._pinned[branch] if run.data.tags.get(_OF_TEST) == name]
-
-    def _of_session(self, session: str) -> list[Any]:
-        wanted = f"{_that_passed(None)} AND tags.`{SESSION}` = '{session}'"
-        return self._ask(lambda: self._pages(wanted))
 
     def _search(self, wanted: str, at_most: int, token: str | None = None) -> Any:
         from mlflow.entities import ViewType

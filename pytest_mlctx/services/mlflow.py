@@ -152,10 +152,8 @@ class MlflowService(Service):
             os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # MLflow 3 refuses the file store without it
 
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # MLflow's of its own dependencies, which are errors under -W error
-
+            # MLflow's of its own dependencies, which are errors under -W error.
+            warnings.simplefilter("ignore")
             import mlflow
 
             for field, uri in stores.items():
@@ -178,21 +176,12 @@ class MlflowService(Service):
 
     def _experiment_id(self, client: mlflow.MlflowClient) -> str:
         # Not set_experiment(name): beaten by another process it leaves the active experiment unset.
-        from mlflow.exceptions import MlflowException
-
-        experiment = client.get_experiment_by_name(self.experiment_name)
-        if experiment is None:
-            with contextlib.suppress(MlflowException):
-                return str(client.create_experiment(self.experiment_name))
-            experiment = client.get_experiment_by_name(self.experiment_name)
-            if experiment is None:
-                return str(client.create_experiment(self.experiment_name))
-        if experiment.lifecycle_stage == "deleted":
-            raise ServiceError(
-                f"MlflowService.experiment_name {self.experiment_name!r} was deleted in this store: "
-                f"restore it (`mlflow experiments restore -x {experiment.experiment_id}`) or choose another."
-            )
-        return str(experiment.experiment_id)
+        return experiment_names.found_or_made(
+            self.experiment_name,
+            "MlflowService.experiment_name",
+            client.get_experiment_by_name,
+            client.create_experiment,
+        )
 
     def _autolog(self) -> None:
         import mlflow

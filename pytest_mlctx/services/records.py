@@ -12,13 +12,13 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pytest_mlctx.services import credentials, deadline, history, uris
+from pytest_mlctx.services import credentials, deadline, experiment_names, history, uris
 from pytest_mlctx.services.errors import ServiceError
 from pytest_mlctx.services.runs import opened_apart
 
@@ -87,7 +87,14 @@ class Records:
             opened_apart(uri, functools.partial(uris.ask, "--mlctx-record", uri, experiment)) as own,
         ):
             self._store = own
-            self.experiment_id: str = self._asked(lambda: self._experiment(experiment))
+            self.experiment_id: str = self._asked(
+                lambda: experiment_names.found_or_made(
+                    experiment,
+                    "the experiment",
+                    own.get_experiment_by_name,
+                    lambda name: own.create_experiment(name, None, []),
+                )
+            )
             self._asked(self._end_abandoned)
         self.history: history.History = history.History(own, self.experiment_id, uri, self._asked)
 
@@ -109,19 +116,6 @@ class Records:
                 else:
                     os.environ[name] = value
 
-    def _experiment(self, name: str) -> str:
-        experiment = self._store.get_experiment_by_name(name)
-        if experiment is None:
-            with suppress(Exception):  # another process was faster
-                return str(self._store.create_experiment(name, None, []))
-            experiment = self._store.get_experiment_by_name(name)
-        if experiment.lifecycle_stage == "deleted":
-            raise ServiceError(
-                f"the experiment {name!r} was deleted in this store: restore it "
-                f"(`mlflow experiments restore -x {experiment.experiment_id}`) or choose another"
-            )
-        return str(experiment.experiment_id)
-
     def begin(self, name: str, session: str, began: float, tags: Mapping[str, str]) -> None:
         """Open the run of the session, below which its records go."""
         own = {
@@ -131,7 +125,7 @@ class Records:
             _PROCESS: _this_process(),
         }
         self._began = began
-        self.session_run = self._asked(lambda: self._created(name, began, {**tags, **own}), _BUSY)
+        self.session_run = self._asked(lambda: self._created(name, began, {**tags, **own}), _BUSY).run_id
 
     def end(self, status: str, metrics: Mapping[str, float]) -> None:
         """End the run of the session."""
@@ -155,9 +149,10 @@ class Records:
             own |= history.tags(record.key or record.nodeid, record.tags.get(history.BRANCH, ""))
         if parent is not None:
             own["mlflow.parentRunId"] = parent
-        run_id = self._created(record.name, record.started, {**record.tags, **own})
+        info = self._created(record.name, record.started, {**record.tags, **own})
+        run_id = str(info.run_id)
         if record.files:
-            self._attach(record.files)
+            self._attach(info.artifact_uri, record.files)
         self._completed(run_id, record.ended, record.status, record.params, record.metrics)
         for child in record.children:
             self._store.set_tag(child, _entity("RunTag", "mlflow.parentRunId", run_id))
@@ -165,13 +160,12 @@ class Records:
             self._written(trial, "trial", run_id)
         return run_id
 
-    def _created(self, name: str, started: float, tags: Mapping[str, str]) -> str:
+    def _created(self, name: str, started: float, tags: Mapping[str, str]) -> Any:
         every = {_TYPE: "test", "mlflow.user": _user(), **tags}
         entities = [_entity("RunTag", storable_key(key), storable(value)) for key, value in every.items()]
         user, moment = every["mlflow.user"], self._milliseconds(started)
         run = self._store.create_run(self.experiment_id, user, moment, entities, storable(name, 250))
-        self._artifact_uri = run.info.artifact_uri
-        return str(run.info.run_id)
+        return run.info
 
     def _completed(
         self, run_id: str, ended: float, status: str, params: Mapping[str, str], metrics: Mapping[str, float]
@@ -197,9 +191,8 @@ class Records:
         """Within the session: pytest tells the time that a fixture has frozen, and history goes by it."""
         return round(min(max(moment, self._began), self._now()) * 1000)
 
-    def _attach(self, files: Mapping[str, str]) -> None:
+    def _attach(self, uri: str, files: Mapping[str, str]) -> None:
         registry = import_module("mlflow.store.artifact.artifact_repository_registry")
-        uri = self._artifact_uri
         if uri.startswith("mlflow-artifacts:"):  # MLflow 2 would ask its global tracking URI for the host
             proxied = import_module("mlflow.store.artifact.mlflow_artifacts_repo")
             uri = proxied.MlflowArtifactsRepository.resolve_uri(uri, self.uri)

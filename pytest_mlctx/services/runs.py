@@ -13,7 +13,7 @@ from typing import Any
 from pytest_mlctx.services import deadline, mlflow_internals, state, uris
 from pytest_mlctx.services.registries import tracking_store
 from pytest_mlctx.services.state.mlflow_runs import DEADLINE, active_runs, set_status
-from pytest_mlctx.services.state.mlflow_stores import Engine
+from pytest_mlctx.services.state.mlflow_stores import engines
 from pytest_mlctx.services.store import builders
 
 Tags = Callable[[str, str], Mapping[str, str]]
@@ -179,19 +179,19 @@ def read(store_uri: str, run_ids: list[str]) -> list[Any]:
 
     if not all(path.exists() for path in uris.files(store_uri)[:1]):  # MLflow would make it anew
         return []
-    store: Any = None
     found: list[Any] = []
 
     def each() -> None:
-        nonlocal store
         store = tracking_store(store_uri)
-        for run_id in run_ids:
-            with suppress(MlflowException):  # deleted by the test
-                found.append(store.get_run(run_id))
+        try:
+            for run_id in run_ids:
+                with suppress(MlflowException):  # deleted by the test
+                    found.append(store.get_run(run_id))
+        finally:
+            _let_go(store)
 
     with suppress(Exception):  # of a server that is away, which the test has seen itself
         deadline.within(DEADLINE, each)
-    _let_go(store)
     return found
 
 
@@ -217,5 +217,7 @@ def running(store: Any, experiment_ids: Iterable[str], tags: Mapping[str, str]) 
 def _let_go(store: Any) -> None:
     # MLflow has done so when the service stopped: nobody else would close what was opened again.
     engine = getattr(store, "engine", None)
-    if engine is not None and all(engine is not kept for _, kept in Engine().read()):
+    if engine is not None and all(
+        engine is not kept for by_uri in engines().values() for kept in [*by_uri.values()]
+    ):
         engine.dispose()

@@ -509,7 +509,7 @@ def test_traces_are_exported_before_the_store_is_closed(make: Make, tmp_path: Pa
 
 
 def engine_maps() -> list[dict[str, Any]]:
-    return [*mlflow_stores.Engine().maps().values()]
+    return [*mlflow_stores.engines().values()]
 
 
 def test_the_blocks_own_error_is_the_one_that_is_seen(

@@ -59,6 +59,18 @@ def test_a_deleted_experiment_is_told(tmp_path: Path) -> None:
         Records(uri, "records")
 
 
+def test_a_store_that_makes_no_experiment_says_why(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/tests.db"
+    Records(uri, "records")
+    with closing(sqlite3.connect(tmp_path / "tests.db")) as connection, connection:
+        connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON experiments "
+            "BEGIN SELECT RAISE(ABORT, 'no more of them'); END"
+        )
+    with pytest.raises(ServiceError, match="no more of them"):
+        Records(uri, "others")
+
+
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters()), more=st.text(st.characters(), min_size=1))
 @example(text="a" * 9000, more="b")

@@ -118,9 +118,7 @@ def compare(before: State, after: State) -> list[Change]:
             return None
         try:
             return kind.tell(key, change.before, change.after)
-        except (
-            Exception
-        ):  # of a user's object, such as its repr(): what cannot be told is put back all the same
+        except Exception:  # of a user's object, such as its repr()
             return f"{kind.name} changed"
 
     return [replace(change, sentence=sentence(kind, change)) for kind, change in differences]

@@ -8,12 +8,10 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 from pytest_mlctx.services import defaults
-from pytest_mlctx.services.state.kinds import ABSENT, Cell, Kind
+from pytest_mlctx.services.state.kinds import ABSENT, Cell, Kind, put
 
 _PREFIXES = ("MLFLOW_", "_MLFLOW_", "OTEL_")
 _OWN = "_MLFLOW_TELEMETRY_SESSION_ID"  # MLflow's id of this process, set when it is imported
-
-
 # What MLflow sets together with a variable of its own, for child processes.
 _ECHOES: dict[str, str] = {
     "MLFLOW_TRACKING_URI": "mlflow.tracking_uri",
@@ -35,10 +33,7 @@ class Variable(Kind):
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Set or delete the variable."""
-        if before is ABSENT:
-            os.environ.pop(key, None)
-        else:
-            os.environ[key] = before
+        put(os.environ, key, before)
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """Which variable, and what became of it."""

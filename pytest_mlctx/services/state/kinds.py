@@ -10,12 +10,12 @@ is imported is left as it is.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from inspect import unwrap
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias
 
 from pytest_mlctx.services import mlflow_internals
 
@@ -99,6 +99,14 @@ def attempt(failures: list[Exception], work: Callable[..., object], *arguments: 
         work(*arguments)
     except Exception as error:
         failures.append(error)
+
+
+def put(table: MutableMapping[Any, Any], key: Any, value: object) -> None:
+    """Set an entry, or delete it where the value is ABSENT."""
+    if value is ABSENT:
+        table.pop(key, None)
+    else:
+        table[key] = value
 
 
 class Kind:
@@ -202,6 +210,32 @@ class Attribute(Kind):
         return self._tell(self._pristine if after is ABSENT else after)
 
 
+class Setting(Kind):
+    """A value that one function tells and another sets; the import of its library is not what sets it."""
+
+    def __init__(
+        self, name: str, get: Callable[[], object], put: Callable[[Any], object], tell: Callable[[Any], str]
+    ) -> None:
+        self.name = name
+        self._get, self._put, self._tell = get, put, tell
+
+    def read(self) -> Iterable[tuple[Hashable, object]]:
+        """The one cell."""
+        return (("", self._get()),)
+
+    def undo(self, key: Any, before: Any, now: Any) -> None:
+        """Set it."""
+        self._put(before)
+
+    def tell(self, key: Any, before: Any, after: Any) -> str | None:
+        """As the caller says it of the value that is in force now."""
+        return self._tell(after)
+
+    def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
+        """As it is now."""
+        return now
+
+
 class AsImported(Attribute):
     """A variable whose pristine value only the import knows: what it was when it was first seen."""
 
@@ -241,19 +275,12 @@ class ContextVariable(Attribute):
         self._variable().set(value)
 
 
-class Table(Kind):
-    """A dictionary of MLflow's, each of its entries a cell; put back and never told."""
-
-    def __init__(self, name: str, module: str, path: str) -> None:
-        self.name = name
-        self._module = module
-        self._path = path.split(".")
+class Table(Attribute):
+    """A dictionary of a module, or of an object in it, each of its entries a cell."""
 
     def _table(self) -> dict[Any, Any]:
-        owner: Any = sys.modules.get(self._module)
-        for name in self._path:
-            owner = getattr(owner, name, None)
-        return {} if owner is None else cast("dict[Any, Any]", owner)
+        table: Any = self._get()
+        return {} if table is None else table
 
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The entries, none where the module is not imported."""
@@ -261,7 +288,4 @@ class Table(Kind):
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Set or delete the entry."""
-        if before is ABSENT:
-            self._table().pop(key, None)
-        else:
-            self._table()[key] = before
+        put(self._table(), key, before)

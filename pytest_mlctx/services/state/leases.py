@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_mlctx.services.state.kinds import ABSENT, Kind, State
+from pytest_mlctx.services.state.kinds import ABSENT, Kind, State, put
 
 
 @dataclass(eq=False)
@@ -45,10 +45,7 @@ class Running(Kind):
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Forget the lease or go on with it; what else its start or stop changed has cells of its own."""
-        if before is ABSENT:
-            leases.pop(key, None)
-        else:
-            leases[key] = before
+        put(leases, key, before)
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """The class of the service."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Hashable, Iterable
 from typing import Any, Final
 
-from pytest_mlctx.services.state.kinds import ABSENT, Attribute, Held, Kind
+from pytest_mlctx.services.state.kinds import ABSENT, Attribute, Held, Kind, Setting, put
 
 
 def reopen(handler: logging.Handler) -> None:
@@ -78,42 +78,6 @@ class RootHandler(Kind):
         return f"root logging handler {before.thing[1]!r} removed"
 
 
-class RootLevel(Kind):
-    """The level of the root logger."""
-
-    name = "logging.level"
-
-    def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The one cell."""
-        return (("", logging.root.level),)
-
-    def undo(self, key: Any, before: Any, now: Any) -> None:
-        """Set the level, which also clears the loggers' caches."""
-        logging.root.setLevel(before)
-
-    def tell(self, key: Any, before: Any, after: Any) -> str | None:
-        """The new level."""
-        return f"level of the root logger changed to {logging.getLevelName(after)}"
-
-
-class Disabled(Kind):
-    """The level that ``logging.disable`` has set."""
-
-    name = "logging.disable"
-
-    def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The one cell."""
-        return (("", logging.root.manager.disable),)
-
-    def undo(self, key: Any, before: Any, now: Any) -> None:
-        """Disable up to the level before, which also clears the loggers' caches."""
-        logging.disable(before)
-
-    def tell(self, key: Any, before: Any, after: Any) -> str | None:
-        """The new level."""
-        return f"logging disabled up to {logging.getLevelName(after)}" if after else "logging enabled again"
-
-
 class LevelName(Kind):
     """A name of a level (by name) and the name of a level (by number)."""
 
@@ -126,10 +90,7 @@ class LevelName(Kind):
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Change the table that the key belongs to."""
         table: dict[Any, Any] = logging._nameToLevel if isinstance(key, str) else logging._levelToName
-        if before is ABSENT:
-            table.pop(key, None)
-        else:
-            table[key] = before
+        put(table, key, before)
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """A changed name; an added one is what many libraries do when they are imported."""
@@ -259,32 +220,31 @@ def _is_litellms(before: Any, after: Any) -> bool:
     return now.count("litellm") > was.count("litellm")
 
 
-class CapturedWarnings(Kind):
-    """Whether ``logging.captureWarnings`` is on."""
-
-    name = "logging.warnings"
-
-    def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The one cell."""
-        return (("", getattr(logging, "_warnings_showwarning", None) is not None),)
-
-    def undo(self, key: Any, before: Any, now: Any) -> None:
-        """Switch it."""
-        logging.captureWarnings(before)
-
-    def tell(self, key: Any, before: Any, after: Any) -> str | None:
-        """On or off."""
-        return f"logging.captureWarnings({after}) left"
-
-
 KINDS: tuple[Kind, ...] = (
     RootHandler(),
-    RootLevel(),
-    Disabled(),
+    Setting(
+        "logging.level",
+        lambda: logging.root.level,
+        lambda level: logging.root.setLevel(level),  # which also clears the loggers' caches
+        tell=lambda after: f"level of the root logger changed to {logging.getLevelName(after)}",
+    ),
+    Setting(
+        "logging.disable",
+        lambda: logging.root.manager.disable,
+        logging.disable,  # which also clears the loggers' caches
+        tell=lambda after: (
+            f"logging disabled up to {logging.getLevelName(after)}" if after else "logging enabled again"
+        ),
+    ),
     LevelName(),
     ConfiguredLogger(),
     DisabledLoggers(),
-    CapturedWarnings(),
+    Setting(
+        "logging.warnings",
+        lambda: getattr(logging, "_warnings_showwarning", None) is not None,
+        logging.captureWarnings,
+        tell=lambda after: f"logging.captureWarnings({after}) left",
+    ),
     Attribute(
         "logging.record_factory", "logging", "_logRecordFactory", tell=lambda _: "log record factory set"
     ),

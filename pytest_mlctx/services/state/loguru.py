@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_mlctx.services.state.kinds import ABSENT, Change, Kind, attempt
+from pytest_mlctx.services.state.kinds import ABSENT, Attribute, Change, Kind, Table, attempt
 from pytest_mlctx.services.state.leases import in_order
 from pytest_mlctx.services.state.logging import reopen
 
@@ -218,23 +218,11 @@ class Level(Kind):
         return levels
 
 
-class Extra(Kind):
+class Extra(Table):
     """A value of ``logger.configure(extra=…)``, by its key."""
 
-    name = "loguru.extra"
-
-    def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The values in force."""
-        return [*_core().extra.items()]
-
-    def undo(self, key: Any, before: Any, now: Any) -> None:
-        """Set or delete the value."""
-        core = _core()
-        with core.lock:
-            if before is ABSENT:
-                core.extra.pop(key, None)
-            else:
-                core.extra[key] = before
+    def _owner(self) -> Any:
+        return _core()
 
     def tell(self, key: Any, before: Any, after: Any) -> str | None:
         """The key; the value may be anything."""
@@ -242,28 +230,11 @@ class Extra(Kind):
         return f"loguru's extra {key!r} {what}"
 
 
-class Patcher(Kind):
+class Patcher(Attribute):
     """The function of ``logger.configure(patcher=…)``."""
 
-    name = "loguru.patcher"
-
-    def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The one cell."""
-        return (("", _core().patcher),)
-
-    def undo(self, key: Any, before: Any, now: Any) -> None:
-        """Set the function."""
-        core = _core()
-        with core.lock:
-            core.patcher = before
-
-    def tell(self, key: Any, before: Any, after: Any) -> str | None:
-        """That there is another."""
-        return "loguru's patcher changed"
-
-    def pristine(self, now: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
-        """None is set."""
-        return {"": None}
+    def _owner(self) -> Any:
+        return _core()
 
 
 class Activation(Kind):
@@ -332,4 +303,11 @@ class Context(Kind):
         return f"loguru's context {key!r} {'removed' if after is ABSENT else 'changed'}"
 
 
-KINDS: tuple[Kind, ...] = (Handler(), Level(), Extra(), Patcher(), Activation(), Context())
+KINDS: tuple[Kind, ...] = (
+    Handler(),
+    Level(),
+    Extra("loguru.extra", "loguru", "extra"),
+    Patcher("loguru.patcher", "loguru", "patcher", tell=lambda after: "loguru's patcher changed"),
+    Activation(),
+    Context(),
+)

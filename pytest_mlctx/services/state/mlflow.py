@@ -16,6 +16,7 @@ from pytest_mlctx.services.state.kinds import (
     ContextVariable,
     Held,
     Kind,
+    Setting,
     Table,
 )
 from pytest_mlctx.services.state.mlflow_autologging import KINDS as AUTOLOGGING
@@ -101,28 +102,6 @@ class WithVariable(Attribute):
                 os.environ[self._variable] = variable
 
 
-class LoggerLevel(Kind):
-    """The level of MLflow's own logger."""
-
-    name = "mlflow.logger"
-
-    def read(self) -> Iterable[tuple[Hashable, object]]:
-        """The one cell."""
-        return (("", logging.getLogger("mlflow").level),)
-
-    def undo(self, key: Any, before: Any, now: Any) -> None:
-        """Set the level."""
-        logging.getLogger("mlflow").setLevel(before)
-
-    def tell(self, key: Any, before: Any, after: Any) -> str | None:
-        """The new level."""
-        return f"level of MLflow's logger changed to {logging.getLevelName(after)}"
-
-    def pristine(self, now: Any) -> Any:
-        """MLflow sets it from the environment: what it is now."""
-        return now
-
-
 KINDS: tuple[Kind, ...] = (
     *WORK,
     *RUNS,
@@ -195,7 +174,12 @@ KINDS: tuple[Kind, ...] = (
     AsImported(
         "mlflow.create_run", "mlflow.tracking._tracking_service.client", "TrackingServiceClient.create_run"
     ),
-    LoggerLevel(),
+    Setting(
+        "mlflow.logger",
+        lambda: logging.getLogger("mlflow").level,
+        lambda level: logging.getLogger("mlflow").setLevel(level),
+        tell=lambda after: f"level of MLflow's logger changed to {logging.getLevelName(after)}",
+    ),
     Attribute(
         "mlflow.log_stream",
         "mlflow.utils.logging_utils",

@@ -76,20 +76,22 @@ def _is_on(configuration: Any) -> bool:
     return configuration is not ABSENT and not configuration.get("disable", False)
 
 
-def _flavor(name: str) -> Any | None:
-    return sys.modules.get("mlflow.tracking.fluent" if name == _ALL else f"mlflow.{name}")
+def _autolog(name: str) -> Any | None:
+    """The ``autolog()`` of a flavor, or MLflow's own; None where it is not imported."""
+    module = sys.modules.get("mlflow.tracking.fluent" if name == _ALL else f"mlflow.{name}")
+    return getattr(module, "autolog", None)
 
 
 def _defaults(name: str) -> dict[str, Any]:
     """What a flavor's autologging does where ``mlflow.autolog()`` says nothing of it."""
-    autolog = getattr(_flavor(name), "autolog", None)
+    autolog = _autolog(name)
     parameters = {} if autolog is None else inspect.signature(autolog).parameters
     return {parameter: of.default for parameter, of in parameters.items() if of.default is not of.empty}
 
 
 def _switch_off(name: str) -> None:
     # Patches alone are not enough: litellm, dspy and others have callbacks that only their autolog() removes.
-    autolog = getattr(_flavor(name), "autolog", None)
+    autolog = _autolog(name)
     if autolog is not None and _is_on(_configurations().get(name) or ABSENT):
         autolog(disable=True, silent=True)
     if name == "litellm":
@@ -103,7 +105,7 @@ def _forget_logger() -> None:
     While it is there, they go on being traced, and litellm doesn't add it to the others again.
     """
     litellm: Any = sys.modules.get("litellm")
-    flavor: Any = _flavor("litellm")
+    flavor: Any = sys.modules.get("mlflow.litellm")
     if not hasattr(flavor, "_remove_mlflow_callbacks"):
         return
     for name in ("_async_success_callback", "_async_failure_callback"):
@@ -113,14 +115,12 @@ def _forget_logger() -> None:
 
 
 def _switch_on(name: str, configuration: dict[str, Any]) -> None:
-    autolog = getattr(_flavor(name), "autolog", None)
+    autolog = _autolog(name)
     if autolog is not None:
         known = inspect.signature(autolog).parameters
         logger = sys.modules["mlflow.tracking.fluent"]._logger
-        disabled, logger.disabled = (
-            logger.disabled,
-            True,
-        )  # "Autologging successfully enabled": it was so before
+        disabled = logger.disabled
+        logger.disabled = True  # "Autologging successfully enabled": it was so before
         try:
             autolog(**{key: value for key, value in configuration.items() if key in known})
         finally:

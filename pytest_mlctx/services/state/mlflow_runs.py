@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 from pytest_mlctx.services import mlflow_internals, registries
 from pytest_mlctx.services.deadline import reason, within
 from pytest_mlctx.services.state.kinds import ABSENT, Held, Kind
-from pytest_mlctx.services.state.mlflow_stores import Engine
+from pytest_mlctx.services.state.mlflow_stores import engines
 
 _FLUENT = "mlflow.tracking.fluent"
 _EVERYONES = "_ThreadLocalVariable__global_thread_values"
@@ -213,8 +213,7 @@ def _stores() -> Iterator[Any]:
     cached = [store for store in gc.get_referents(*caches) if hasattr(store, "update_run_info")]
     yield from (store for store in cached if not _is_remote(store))
     # The cache is dropped whenever a builder changes; the engines and the URI in force are not.
-    engines = Engine().maps().get("mlflow.store.tracking.sqlalchemy_store", {})
-    for uri in dict.fromkeys((*engines, sys.modules["mlflow"].get_tracking_uri())):
+    for uri in dict.fromkeys((*engines().get("tracking", ()), sys.modules["mlflow"].get_tracking_uri())):
         with suppress(Exception):
             if _exists(uri):
                 yield registries.tracking_store(uri)
@@ -234,7 +233,7 @@ def _exists(uri: str) -> bool:
 def experiment_name(experiment_id: str) -> str | None:
     """The name of an experiment, where the store in force is in SQLite or folders: another takes its time."""
     uri = sys.modules["mlflow"].get_tracking_uri()
-    engine = Engine().maps().get("mlflow.store.tracking.sqlalchemy_store", {}).get(uri)
+    engine = engines().get("tracking", {}).get(uri)
     for store in _stores():
         # One whose engine is closed may still be cached: who asked it would open what nobody closes.
         is_asked = (

@@ -78,42 +78,38 @@ def _originals(module: str, variable: str, register: str) -> dict[str, Any]:
     return dict(copy[variable]._registry)
 
 
+def engines() -> dict[str, dict[str, Any]]:
+    """MLflow's own tables of database engines by URI: of its ``tracking`` stores, and of the others."""
+    stores = {
+        part: getattr(sys.modules.get(f"mlflow.store.{part}.sqlalchemy_store"), "SqlAlchemyStore", None)
+        for part in ("tracking", "model_registry", "jobs")
+    }
+    return {
+        part: getattr(store, variable)
+        for part, store in stores.items()
+        for variable in ("_engine_map", "_db_uri_sql_alchemy_engine_map")  # MLflow 3 and 2
+        if hasattr(store, variable)
+    }
+
+
 class Engine(Kind):
     """A database engine that MLflow keeps for a URI."""
 
     name = "mlflow.engine"
 
-    _MODULES = tuple(
-        f"mlflow.store.{part}.sqlalchemy_store" for part in ("tracking", "model_registry", "jobs")
-    )
-
-    def maps(self) -> dict[str, dict[str, Any]]:
-        """MLflow's own tables of engines by URI, by the module of the store."""
-        stores = {
-            module: getattr(sys.modules.get(module), "SqlAlchemyStore", None) for module in self._MODULES
-        }
-        return {
-            module: getattr(store, variable)
-            for module, store in stores.items()
-            for variable in ("_engine_map", "_db_uri_sql_alchemy_engine_map")  # MLflow 3 and 2
-            if hasattr(store, variable)
-        }
-
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The engines by store and URI."""
         return [
-            ((module, uri), engine)
-            for module, engines in self.maps().items()
-            for uri, engine in [*engines.items()]
+            ((part, uri), engine) for part, by_uri in engines().items() for uri, engine in [*by_uri.items()]
         ]
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Close the connections of a new engine; a database in memory would lose its tables, and is kept."""
-        module, uri = key
+        part, uri = key
         if before is not ABSENT:
-            self.maps()[module][uri] = before
+            engines()[part][uri] = before
         elif now.url.database not in (None, "", ":memory:"):
-            self.maps()[module].pop(uri, None)
+            engines()[part].pop(uri, None)
             now.dispose()
 
 

@@ -108,11 +108,9 @@ class OpenSpan(Kind):
         was, left = _span(before), _span(after)
         if left is not None and left is not was:
             return f"span {getattr(left, 'name', 'without a name')!r} left open"
-        return (
-            None
-            if was is left
-            else f"span {getattr(was, 'name', 'without a name')!r} ended, which was open before"
-        )
+        if was is left:
+            return None
+        return f"span {getattr(was, 'name', 'without a name')!r} ended, which was open before"
 
 
 def _span(context: Any) -> Any | None:

@@ -45,16 +45,18 @@ def _building_sqlite(build: Callable[..., Any]) -> Callable[..., Any]:
     def builder(store_uri: str, **arguments: Any) -> Any:
         path = paths.database(store_uri)
         own = None if path is None else temporary.store_at(path)
-        root = None if path is None else own.artifacts if own else _artifacts(path)
-        if path is not None and root is not None and own is None:
-            initialization.fill(path, root)
-        if root is not None and arguments.get("artifact_uri", "not asked for") is None:
-            arguments["artifact_uri"] = paths.artifact_uri(root)
-        fast = () if own is None else ("synchronous = OFF",)
-        admit = look = None
-        if own is not None:
+        if path is not None:
+            root = own.artifacts if own else _artifacts(path)
+            if own is None:
+                initialization.fill(path, root)
+            if arguments.get("artifact_uri", "not asked for") is None:
+                arguments["artifact_uri"] = paths.artifact_uri(root)
+        if own is None:
+            settings = engines.settings()
+        else:
             admit, look = (functools.partial(each, own.path) for each in (temporary.admit, temporary.look))
-        with engines.settings(*fast, admit=admit, look=look):
+            settings = engines.settings("synchronous = OFF", admit=admit, look=look)
+        with settings:
             engines.forget_foreign_engine(store_uri)
             store = build(store_uri=store_uri, **arguments)
         if own is not None and getattr(store, "artifact_root_uri", None) == paths.artifact_uri(own.artifacts):

@@ -95,15 +95,15 @@ def migrate(uri: str, artifact_root: str) -> None:
     """Let MLflow make the tracking store ``uri``, and leave no engine behind."""
     store = importlib.import_module(_TRACKING).SqlAlchemyStore(uri, artifact_root)
     store.engine.dispose()
-    for engines in mlflow_stores.Engine().maps().values():
-        engines.pop(uri, None)
+    for by_uri in mlflow_stores.engines().values():
+        by_uri.pop(uri, None)
 
 
 def forget_foreign_engine(uri: str) -> None:
     """Let MLflow replace an engine that was made before us, without our settings; who holds it keeps it."""
-    for engines in mlflow_stores.Engine().maps().values():
-        if uri in engines and engines[uri] not in _engines:
-            del engines[uri]
+    for by_uri in mlflow_stores.engines().values():
+        if uri in by_uri and by_uri[uri] not in _engines:
+            del by_uri[uri]
 
 
 def _on_connect(engine: Engine, pragmas: list[str]) -> None:

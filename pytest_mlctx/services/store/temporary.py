@@ -162,8 +162,8 @@ class Store:
             if self._connected is not None:
                 _close(self._connected, self._process)
             self._connected = self._latest = None
-            for engines in mlflow_stores.Engine().maps().values():
-                if (engine := engines.get(self.uri)) is not None:
+            for by_uri in mlflow_stores.engines().values():
+                if (engine := by_uri.get(self.uri)) is not None:
                     engine.dispose()
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mlctx.services import state, store
-from pytest_mlctx.services.state.mlflow_stores import Engine
+from pytest_mlctx.services.state import mlflow_stores
 from pytest_mlctx.services.store import template
 
 
@@ -60,7 +60,7 @@ def made_by_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("by-hand") / "mlflow.db"
     with template._undisturbed():
         SqlAlchemyStore(f"sqlite:///{path}", str(path.parent / "mlartifacts")).engine.dispose()
-    for engines in Engine().maps().values():
+    for engines in mlflow_stores.engines().values():
         engines.pop(f"sqlite:///{path}", None)
     return path
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_mlctx.services.state.mlflow_stores import Engine
+from pytest_mlctx.services.state import mlflow_stores
 from pytest_mlctx.services.store import new_files, template
 
 from .conftest import content, query
@@ -98,7 +98,7 @@ def test_a_store_that_was_made_is_not_migrated_when_it_is_opened_again(
 ) -> None:
     with new_files.from_template():
         tracking(tmp_path / "ours.db")
-        for engines in Engine().maps().values():
+        for engines in mlflow_stores.engines().values():
             engines.pop(f"sqlite:///{tmp_path}/ours.db", None)
         registry(tmp_path / "ours.db")
     assert migrations == []
@@ -107,7 +107,7 @@ def test_a_store_that_was_made_is_not_migrated_when_it_is_opened_again(
 def test_a_database_in_memory_is_left_to_mlflow(migrations: list[str]) -> None:
     import mlflow
 
-    for engines in Engine().maps().values():
+    for engines in mlflow_stores.engines().values():
         engines.pop("sqlite://", None)
     with new_files.from_template():
         mlflow.MlflowClient("sqlite://").search_experiments()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mlctx.services import cache, store
-from pytest_mlctx.services.state.mlflow_stores import Engine
+from pytest_mlctx.services.state import mlflow_stores
 from pytest_mlctx.services.store import template
 
 from .conftest import content, query
@@ -114,9 +114,9 @@ def test_warnings_and_other_threads_are_heard_meanwhile(caplog: pytest.LogCaptur
 def test_building_leaves_no_engine_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    engines = [dict(known) for known in Engine().maps().values()]
+    engines = [dict(known) for known in mlflow_stores.engines().values()]
     template._build()
-    assert [dict(known) for known in Engine().maps().values()] == engines
+    assert [dict(known) for known in mlflow_stores.engines().values()] == engines
     assert list(tmp_path.iterdir()) == []
 
 
