@@ -185,7 +185,7 @@ def _read(folder: str, changed: int) -> tuple[bytes, list[_Distribution]]:
             local = (path / "direct_url.json").exists()
             found.append(_Distribution(name, entries, frozenset(requires), local))
         elif entry.endswith((".egg-info", ".egg-link", ".pth")):
-            files = [path / "PKG-INFO", path / "top_level.txt"] if path.is_dir() else [path]
+            files = sorted(path.iterdir()) if path.is_dir() else [path]  # requires.txt too
             digest.update(b"\0".join([entry.encode(), *map(_content, files)]))
             found.append(_Distribution(name, frozenset(), frozenset(), local=True))
     return digest.digest() if found else b"", found
