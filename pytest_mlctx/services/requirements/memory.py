@@ -20,7 +20,7 @@ from pytest_mlctx.services.requirements.child.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import Installed, installed, interpreter
 from pytest_mlctx.services.requirements.key import Model
 
-FORMAT = 4  # of the entries; another one is another kind
+FORMAT = 5  # of the entries; another one is another kind
 _MOST = 4  # answers for one kind, each with what it depended on: those of other circumstances come back
 _OWN_WAY = frozenset({"spark"})  # flavors whose loading starts more than one process
 
