@@ -175,7 +175,7 @@ def _read(folder: str, changed: int) -> tuple[bytes, list[_Distribution]]:
         name = _normalized(entry.partition("-")[0].removesuffix(".egg"))
         if entry.endswith(".dist-info"):
             record, metadata = _content(path / "RECORD"), _content(path / "METADATA")
-            digest.update(f"{entry}\0".encode() + record + metadata * (not record))
+            digest.update(f"{entry}\0".encode() + record + metadata)
             entries = frozenset(os.fsdecode(top) for top in _TOP.findall(record)) - {".."}
             requires = {
                 _normalized(required.decode())

@@ -271,6 +271,7 @@ def test_a_variable_that_libraries_read_loosely_counts_fully_when_user_code_read
         "import subprocess, sys; subprocess.run([sys.executable, '-c', ''])",
         "import os; os.system('true')",
         "import socket; socket.socket().connect_ex(('127.0.0.1', 9))",
+        "import socket; socket.gethostbyname('localhost')",
         "import sqlite3; sqlite3.connect(':memory:')",
         "open('/proc/self/status').read()",
         f"{THREADS}; list(pool.map(subprocess.getoutput, ['true']))",

@@ -340,6 +340,7 @@ _EVENTS = {
             "os.fork",
             "socket.connect",
             "socket.getaddrinfo",
+            "socket.gethostbyname",
             "sqlite3.connect",
         ),
         Observer._on_outside,
