@@ -117,6 +117,21 @@ FILES = {
             import os
             return os.path.getmtime("adversary/list.txt") == 7
 
+        def a_file_of_variables():
+            import dotenv
+            return dotenv.dotenv_values("adversary/list.txt")["CHOSEN"] == "loguru"
+
+        def threads():
+            import concurrent.futures, os
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                return all(pool.map(os.path.exists, ["adversary/flag"]))
+
+        def a_line_that_is_shown():
+            import traceback, warnings
+            warnings.warn("an old way")
+            traceback.print_stack()
+            return __import__("os").path.exists("adversary/flag")
+
         def a_version():
             import importlib.metadata
             return importlib.metadata.version("numpy") == "0"
@@ -575,6 +590,8 @@ for _by, (_file, _values) in {
         ),
         ("adversary/list.txt", ("json", "loguru")),
     ),
+    "a_file_of_variables": ("adversary/list.txt", ("CHOSEN=json", "CHOSEN=loguru")),
+    **dict.fromkeys(("threads", "a_line_that_is_shown"), ("adversary/flag", (None, ""))),
     "a_run_path": ("adversary/script.txt", ("CHOSEN = False\n", "CHOSEN = True\n")),
 }.items():
 

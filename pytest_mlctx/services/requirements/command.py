@@ -48,7 +48,11 @@ def run(
     ):
         if failures is not None:
             failures.unlink(missing_ok=True)
-        original([python, CHILD, str(plan), script, *arguments], timeout, env=environ)
+        try:
+            original([python, CHILD, str(plan), script, *arguments], timeout, env=environ)
+        except BaseException:
+            observation.doubts.append("the command failed")  # MLflow may try another
+            raise
     _note(report, failures, observation)
 
 

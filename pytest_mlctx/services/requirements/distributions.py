@@ -175,7 +175,7 @@ def _read(folder: str, changed: int) -> tuple[bytes, list[_Distribution]]:
         name = _normalized(entry.partition("-")[0].removesuffix(".egg"))
         if entry.endswith(".dist-info"):
             record, metadata = _content(path / "RECORD"), _content(path / "METADATA")
-            digest.update(f"{entry}\0".encode() + record + metadata * (not record))
+            digest.update(f"{entry}\0".encode() + record + metadata)
             entries = frozenset(os.fsdecode(top) for top in _TOP.findall(record)) - {".."}
             requires = {
                 _normalized(required.decode())
@@ -185,7 +185,7 @@ def _read(folder: str, changed: int) -> tuple[bytes, list[_Distribution]]:
             local = (path / "direct_url.json").exists()
             found.append(_Distribution(name, entries, frozenset(requires), local))
         elif entry.endswith((".egg-info", ".egg-link", ".pth")):
-            files = [path / "PKG-INFO", path / "top_level.txt"] if path.is_dir() else [path]
+            files = sorted(path.iterdir()) if path.is_dir() else [path]  # requires.txt too
             digest.update(b"\0".join([entry.encode(), *map(_content, files)]))
             found.append(_Distribution(name, frozenset(), frozenset(), local=True))
     return digest.digest() if found else b"", found

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_mlctx.services.requirements.pickles import Saved, UnreadableError, read_pickle, read_skops
+from pytest_mlctx.services.requirements.pickles import WORD, Saved, UnreadableError, read_pickle, read_skops
 
 # Of MLmodel: new for each model, whatever its kind.
 _IDENTITY = frozenset(
@@ -19,7 +18,6 @@ _IDENTITY = frozenset(
 )
 # What models learned, in formats that hold no code; a word in it can be a setting.
 _WEIGHTS = frozenset({".cb", ".cbm", ".h5", ".lgb", ".npy", ".npz", ".safetensors", ".ubj", ".xgb"})
-_WORD = re.compile(rb"[A-Za-z_][A-Za-z_:.\-]{3,}")
 _EXAMPLES = frozenset({"input_example.json", "serving_input_example.json"})
 _BY_USER = frozenset({"mlflow.pyfunc.model", "mlflow.pyfunc.loaders.code_model"})
 
@@ -72,7 +70,7 @@ class Model:
             beside = sorted(_members(content))
             return lambda strict: (_tokens(saved, strict, whole), beside if strict else None)
         if Path(name).suffix in _WEIGHTS:
-            return lambda strict: whole if strict else sorted(set(_WORD.findall(content)))
+            return lambda strict: whole if strict else sorted(set(WORD.findall(content)))
         self.user_code = self.user_code or name.endswith((".py", ".pyc", ".ipynb"))
         return lambda strict: whole
 

@@ -20,7 +20,7 @@ from pytest_mlctx.services.requirements.child.dependencies import value_of
 from pytest_mlctx.services.requirements.distributions import Installed, installed, interpreter
 from pytest_mlctx.services.requirements.key import Model
 
-FORMAT = 4  # of the entries; another one is another kind
+FORMAT = 5  # of the entries; another one is another kind
 _MOST = 4  # answers for one kind, each with what it depended on: those of other circumstances come back
 _OWN_WAY = frozenset({"spark"})  # flavors whose loading starts more than one process
 
@@ -83,6 +83,8 @@ class Memory:
             ValueError: they are not what MLflow writes.
         """
         kind = _Kind(question, installed())
+        if kind.installed.digest != self._born:
+            return self._ask(None, kind, infer)
         key = self._key(kind)
         with self._locks.setdefault(key, threading.Lock()):
             entry = self._valid(key, kind)
@@ -116,11 +118,11 @@ class Memory:
                 return key
         return kind.key(strict=True)
 
-    def _ask(self, key: str, kind: _Kind, infer: Callable[[Observation], list[str]]) -> Answer:
+    def _ask(self, key: str | None, kind: _Kind, infer: Callable[[Observation], list[str]]) -> Answer:
         environ = dict(os.environ)
         observation = Observation()
         lines = infer(observation)
-        if observation.reports and not observation.doubts and self._born == kind.installed.digest:
+        if key and observation.reports and not observation.doubts:
             with contextlib.suppress(OSError, ValueError):  # files that went away meanwhile: not kept
                 self._note(key, kind, observation, lines, environ)
         return Answer(lines, observation.warnings, reused=False)

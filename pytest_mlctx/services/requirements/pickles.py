@@ -21,6 +21,9 @@ _ACTING = re.compile(
     r"(builtins\.(eval|exec|compile|open|__import__)|_?io\.open|(os|posix|nt|posixpath|ntpath|genericpath|glob|runpy"
     r"|subprocess)\..*)"
 )
+WORD = re.compile(rb"[A-Za-z_][A-Za-z_:.\-]{3,}")
+"""What counts of a learned model that is kept as text or bytes: a word can be a setting."""
+_TEXT = 1000  # characters; what is longer is such a model
 _LONG = 64  # bytes; of more a hash is noted
 _RUN_ID = "_mlflow_run_id"  # an attribute that autologging gives what it has seen trained, new in each run
 _SHORT = 8  # characters; a setting's number has no more, most that is learned has
@@ -111,8 +114,8 @@ class Saved:
     def tokens(self, strict: bool) -> list[Any]:
         """What the object is made of, without what it learned: classes, names, strings, booleans, settings.
 
-        Learned are the numbers in arrays, those of more than eight characters, and those below a name that
-        begins or ends with an underscore, as scikit-learn has it.
+        Learned are the numbers in arrays and long texts, those of more than eight characters, and those below
+        a name that begins or ends with an underscore, as scikit-learn has it.
 
         Args:
             strict: all of it, in its order and structure, as user code may act on any value.
@@ -208,6 +211,8 @@ class _Digest:
         """Note ``value``, met at the attribute or key ``where``."""
         if isinstance(value, str) and where.startswith("pydantic_core."):
             self.add(where, _ADDRESS.sub("", value))
+        elif isinstance(value, str) and len(value) > _TEXT and not self.strict:
+            self.add(where, *sorted(set(WORD.findall(value.encode("utf-8", "surrogatepass")))))
         elif isinstance(value, (str, bool)) or value is None:
             self.add(where, value)
         elif isinstance(value, (int, float, complex)):

@@ -156,14 +156,15 @@ def test_an_installed_distribution_makes_another_kind(
     assert not Memory(kept).answer(question(model), asked).reused
 
 
-def test_what_is_installed_while_the_process_runs_is_not_kept(
+def test_what_is_installed_while_the_process_runs_is_not_kept_nor_taken_from_others(
     model: Any, kept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, memory = Asked(), Memory(kept)
     (tmp_path / "thing-1.dist-info").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    for _ in range(2):
-        assert not memory.answer(question(model), asked).reused
+    assert not memory.answer(question(model), asked).reused
+    assert not Memory(kept).answer(question(model), asked).reused
+    assert not memory.answer(question(model), asked).reused
 
 
 def test_which_module_is_whose_is_read_once_for_the_same_distributions(
@@ -181,12 +182,12 @@ def test_which_module_is_whose_is_read_once_for_the_same_distributions(
     site = tmp_path / "site"
     (site / "thing.egg-info").mkdir(parents=True)
     monkeypatch.syspath_prepend(str(site))
-    for top in ("thing", "thing and_more"):
-        (site / "thing.egg-info/top_level.txt").write_text(top)
-        (site / top).mkdir()
+    for name, content in (("top_level.txt", "thing"), ("top_level.txt", "more"), ("requires.txt", "numpy")):
+        (site / f"thing.egg-info/{name}").write_text(content)
+        (site / f"{content}{name}").mkdir()
         for _ in range(2):
             Memory(kept).packages(read)
-    assert len(asked) == 3
+    assert len(asked) == 4
 
 
 @pytest.mark.parametrize(

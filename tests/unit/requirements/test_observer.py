@@ -18,6 +18,8 @@ from pytest_mlctx.services.requirements.child.dependencies import value_of
 from pytest_mlctx.services.requirements.command import CHILD
 from pytest_mlctx.services.requirements.distributions import installed
 
+THREADS = "import concurrent.futures, os, subprocess; pool = concurrent.futures.ThreadPoolExecutor()"
+
 
 class Told(dict):
     def __getitem__(self, what: Any) -> Any:
@@ -109,6 +111,8 @@ def test_modules_that_are_not_there(observe: Any) -> None:
         ("import os; os.readlink('link')", "link", "link"),
         ("import pathlib; pathlib.Path('link').readlink()", "link", "link"),
         ("import configparser; configparser.ConfigParser().read('data.txt')", "content", "data.txt"),
+        (f"{THREADS}; list(pool.map(os.path.exists, ['data.txt']))", "exists", "data.txt"),
+        (f"{THREADS}; list(pool.map(os.listdir, ['.']))", "listing", "."),
     ],
 )
 def test_files_that_user_code_asks_for(observe: Any, code: str, kind: str, name: str) -> None:
@@ -135,6 +139,21 @@ def test_times_that_user_code_looks_at(observe: Any, code: str) -> None:
     told = observe(code)["seen"]["status", path]
     os.utime(path, (1, 1))
     assert told != value_of("status", path)
+
+
+@pytest.mark.parametrize(
+    "code", ["import warnings; warnings.warn('old')", "import traceback; traceback.print_stack()"]
+)
+def test_times_that_only_tell_whether_a_shown_line_is_fresh(observe: Any, code: str) -> None:
+    told = observe(code)
+    assert not [name for kind, name in told["seen"] if kind == "status"]
+
+
+def test_a_version_that_is_asked_for_lists_no_folder(observe: Any) -> None:
+    told = observe(
+        "import importlib.metadata, sys; sys.path.insert(1, '.'); importlib.metadata.version('mlflow')"
+    )
+    assert not [name for kind, name in told["seen"] if kind == "listing"]
 
 
 @pytest.mark.parametrize("mode", ["a+", "a", "r+"])
@@ -207,9 +226,24 @@ def test_environment_variables(observe: Any, code: str) -> None:
     "code", ["dict(os.environ)", "os.environ.copy()", "list(os.environ.items())", "list(os.environ)"]
 )
 def test_user_code_that_looks_at_all_variables_depends_on_all(observe: Any, code: str) -> None:
-    seen = observe(f"import os; {code}", ANY="1")["seen"]
+    seen = observe(f"import os; {code}", ANY="1", LAST="1")["seen"]
     assert ("prefix", "") in seen
-    assert ("environ", "ANY") not in seen
+    assert not {("environ", "ANY"), ("environ", "LAST")} & set(seen)
+
+
+def test_a_variable_that_is_named_after_all_were_looked_at(observe: Any) -> None:
+    assert ("environ", "ANY") in observe("import os; dict(os.environ); os.environ.get('ANY')", ANY="1")[
+        "seen"
+    ]
+
+
+def test_who_copies_all_variables_does_not_depend_on_the_test_that_runs() -> None:
+    def value(**environ: Any) -> Any:
+        return value_of("prefix", "", {"A": "1", "MLFLOW_TRACKING_URI": "sqlite:///a", **environ})
+
+    assert value() == value(MLFLOW_TRACKING_URI="sqlite:///b")
+    assert value(PYTEST_CURRENT_TEST="a") == value(PYTEST_CURRENT_TEST="b")
+    assert len({value(), value(A="2"), value(B="1"), value(MLFLOW_TRACKING_URI="databricks")}) == 4
 
 
 def test_a_library_that_looks_at_all_variables_depends_on_its_own(
@@ -247,8 +281,11 @@ def test_a_variable_that_libraries_read_loosely_counts_fully_when_user_code_read
         "import subprocess, sys; subprocess.run([sys.executable, '-c', ''])",
         "import os; os.system('true')",
         "import socket; socket.socket().connect_ex(('127.0.0.1', 9))",
+        "import socket; socket.gethostbyname('localhost')",
         "import sqlite3; sqlite3.connect(':memory:')",
         "open('/proc/self/status').read()",
+        f"{THREADS}; list(pool.map(subprocess.getoutput, ['true']))",
+        f"{THREADS}; import requests; pool.submit(requests.get, 'http://127.0.0.1:9').exception()",
     ],
 )
 def test_what_cannot_be_checked_later_is_a_doubt(observe: Any, code: str) -> None:

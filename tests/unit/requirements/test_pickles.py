@@ -50,6 +50,17 @@ def test_what_was_learned_is_no_part_of_it(model: Any) -> None:
     assert tokens(learned(model(), 1), strict=False) == tokens(learned(model(), 2), strict=False)
 
 
+def test_of_a_model_that_is_kept_as_text_the_words_count() -> None:
+    """As LightGBM pickles its trees."""
+
+    def text(tree: str, number: float) -> Any:
+        return Step(_handle=f"{tree}\n" + "\n".join(f"leaf_value={number / n}" for n in range(1, 100)))
+
+    assert tokens(text("binary", 1.5), strict=False) == tokens(text("binary", 2.5), strict=False)
+    assert tokens(text("binary", 1.5), strict=False) != tokens(text("multiclass", 1.5), strict=False)
+    assert tokens(text("binary", 1.5), strict=True) != tokens(text("binary", 2.5), strict=True)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_the_run_that_autologging_writes_on_it_is_no_part_of_it(strict: bool) -> None:
     """As MLflow's patch of fit does; with its id each model would be of a kind of its own."""

@@ -13,7 +13,7 @@ import stat
 import sys
 from collections.abc import Mapping
 
-# Differ from session to session; of these, libraries (not user code) use no more than this.
+# Differ from session to session; libraries use no more of these than this, nor does who copies all variables.
 LOOSE = {
     "MLFLOW_TRACKING_URI": "scheme",
     "MLFLOW_REGISTRY_URI": "scheme",
@@ -45,9 +45,12 @@ def value_of(kind: str, name: str, environ: Mapping[str, str] = os.environ) -> s
     if kind == "folder":
         return _getcwd()
     if kind == "prefix":
-        chosen = {key: environ.get(key) for key in list(environ) if key.upper().startswith(name)}
-        lasting = chosen if not name else {key: chosen[key] for key in chosen.keys() - LOOSE.keys()}
-        return _digest(os.fsencode(repr(sorted(lasting.items()))))
+        lasting = {
+            key: value_of(LOOSE.get(key, "environ"), key, environ)
+            for key in list(environ)
+            if key.upper().startswith(name) and not (name and key in LOOSE)
+        }
+        return _digest(repr(sorted(lasting.items())).encode())
     if kind in ("environ", "scheme", "set"):
         value = environ.get(name)
         if value is None or kind == "set":

@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,7 @@ _KINDS = {os.access: "exists", os.readlink: "link"}
 _PRESENCE = (
     *("exists", "lexists", "isfile", "isdir", "islink", "ismount", "getsize", "_exists", "_lexists"),
     *("is_file", "is_dir", "is_symlink", "is_mount", "is_fifo", "is_socket", "is_block_device"),
+    *("updatecache", "checkcache"),  # of linecache: a traceback shows no times
 )
 
 
@@ -45,6 +47,7 @@ class Observer:
         self._trust = trust
         self.skip(ours)
         self._written: set[str] = set()
+        self._threads: weakref.WeakSet[Any] = weakref.WeakSet()  # those that user code started
         self._own = threading.local()
         self._user: dict[tuple[str, str], bool] = {}
 
@@ -57,6 +60,7 @@ class Observer:
         sys.addaudithook(self._audit)
         self._watch_environ()
         self._watch_finder()
+        self._watch_threads()
         for name in ("stat", "lstat", "access", "readlink"):
             ask = getattr(os, name)
             watched = functools.partial(self._ask, ask)
@@ -78,8 +82,9 @@ class Observer:
 
         def watched_each(environ: Any) -> Iterator[Any]:
             self._read_variables()
+            iterated = self._own.__dict__.setdefault("iterated", set())
             for key in each(environ):
-                self._own.iterated = key
+                iterated.add(key)  # dict() takes all names before it reads the first
                 yield key
 
         variables.__getitem__ = watched
@@ -96,6 +101,18 @@ class Observer:
             return find(fullname, *arguments, **options)
 
         finder.find_spec = staticmethod(watched)
+
+    def _watch_threads(self) -> None:
+        """Note who starts them, which their own frames do not tell."""
+        threads: Any = threading.Thread
+        start = threads.start
+
+        def watched(thread: Any) -> None:
+            if self._asked_by_user(through_libraries=True):
+                self._threads.add(thread)
+            start(thread)
+
+        threads.start = watched
 
     def skip(self, ours: list[str]) -> None:
         """Note nothing of these files and of what lies in these folders."""
@@ -214,8 +231,10 @@ class Observer:
 
     def _iterates(self, key: Any) -> bool:
         """Whether a variable is read only because all of them are, by ``items()`` or ``dict()``."""
-        if getattr(self._own, "iterated", None) != key:
+        iterated: set[Any] = getattr(self._own, "iterated", set())
+        if key not in iterated:
             return False
+        iterated.remove(key)
         frame = sys._getframe(3)
         code, at = frame.f_code.co_code, frame.f_lasti
         while opcode.opname[code[at]] == "CACHE":
@@ -258,17 +277,24 @@ class Observer:
         return os.path.abspath(path)
 
     def _asked_by_user(self, through_libraries: bool = False) -> bool:
-        """Whether user code is what asks: directly, the standard library aside, or ``through_libraries``."""
+        """Whether user code is what asks: directly, the standard library aside, or ``through_libraries``.
+
+        A thread is whose code started it.
+        """
         for code, module in self._callers():
             if self._is_user(code.co_filename, module):
                 self.user_code = True
                 return True
             if not through_libraries and not self._is_standard(code.co_filename, module):
                 return False
-        return False
+        return threading._active.get(threading.get_ident()) in self._threads  # type: ignore[attr-defined]
 
     def _importing(self) -> bool:
-        return any(code.co_filename.startswith("<frozen importlib") for code, _ in self._callers(1))
+        """Whether it is for modules or distributions, which are known by their names and a digest."""
+        return any(
+            code.co_filename.startswith("<frozen importlib") or module == "importlib.metadata"
+            for code, module in self._callers(1)
+        )
 
     def _callers(self, most: int = sys.maxsize) -> Iterator[tuple[types.CodeType, str]]:
         frame: types.FrameType | None = sys._getframe()
@@ -314,6 +340,7 @@ _EVENTS = {
             "os.fork",
             "socket.connect",
             "socket.getaddrinfo",
+            "socket.gethostbyname",
             "sqlite3.connect",
         ),
         Observer._on_outside,
