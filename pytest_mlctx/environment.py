@@ -154,7 +154,8 @@ class Environment:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it imports MLflow, which warns of its own dependencies
                     store.install_builders()
-                self.asked_for |= set(filter(None, [self.settings.registry_uri]))
+                if self.settings.registry_uri is not None:
+                    self.asked_for.add(self.settings.registry_uri)
                 governed = remote.governed(self.settings.remote, remedy=_REMEDY, exempt=self.asked_for)
                 with governed, defaults.kept_from_other_stores():
                     yield

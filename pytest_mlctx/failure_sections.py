@@ -28,7 +28,6 @@ _MOST_SPANS = 50
 _LAST_LINES = 40  # of the server's log
 _MOST_FILES = 200  # that are asked for; a line shows fewer
 _DEADLINE = 5.0  # seconds for all that a store is asked about a test
-_UNITS = ("B", "kB", "MB", "GB")
 
 
 class FailureSections(Observer):
@@ -181,11 +180,13 @@ def _artifacts(client: Any, run_id: str, folder: str) -> Iterator[tuple[str, int
 
 
 def _size(size: float) -> str:
-    for unit in _UNITS:
-        if size < 1000 or unit == _UNITS[-1]:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+    if size < 1000:
+        return f"{size:.0f} B"
+    for unit in ("kB", "MB"):
         size /= 1000
-    raise AssertionError
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} GB"
 
 
 def _cut(line: str) -> str:

@@ -80,11 +80,6 @@ def table(by_test: Mapping[str, Sequence[Gate]]) -> list[str]:
     return [*head, *rows, ""] if rows else []
 
 
-def _cells(test: str, gate: Gate) -> tuple[str, ...]:
-    baseline = _or_none(gate.baseline)
-    return f"`{test}`", gate.metric, baseline, f"{gate.value:.6g}", gate.change, gate.verdict
-
-
 def row(cells: Sequence[str]) -> str:
     """A row of a table in Markdown."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import pytest
@@ -61,15 +61,19 @@ class LateThreads(Observer):
         Raises:
             RuntimeError: names the test.
         """
-        barred = self._barred.get(threading.current_thread())
-        if barred is None:
+        thread = threading.current_thread()
+        if thread not in self._barred:
             return
+        began, nodeid = self._barred[thread]
         frame: FrameType | None = sys._getframe()
         while frame is not None:
-            if frame is barred[0]:
-                _refuse(barred[1])
+            if frame is began:
+                raise RuntimeError(
+                    f"{nodeid} is over and a thread that it started still logs: end the thread within the "
+                    "test, or start it in a fixture of higher scope."
+                )
             frame = frame.f_back
-        del self._barred[threading.current_thread()]  # of a pool: it has other work now
+        del self._barred[thread]  # of a pool: it has other work now
 
 
 def _users_first(frame: FrameType | None) -> FrameType | None:
@@ -80,10 +84,3 @@ def _users_first(frame: FrameType | None) -> FrameType | None:
             first = frame
         frame = frame.f_back
     return first
-
-
-def _refuse(nodeid: str) -> NoReturn:
-    raise RuntimeError(
-        f"{nodeid} is over and a thread that it started still logs: end the thread within the test, or "
-        "start it in a fixture of higher scope."
-    )

@@ -4,31 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 
 from pytest_mlctx import pytest_internals
 
-Role = Literal[
-    "redaction",
-    "setup_errors",
-    "failure_sections",
-    "model_requirements",
-    "guard",
-    "isolation",
-    "artifacts",
-    "late_threads",
-    "default_store",
-    "recording",
-    "mlflow_plugin",
-    "report_data",
-    "traces",
-    "tracking",
-]
-
 # Outermost first: calls before a test or a fixture go down this list, calls after it go up.
-_ORDER: tuple[Role, ...] = (
+Role = Literal[
     "redaction",  # reads a report when nobody adds to it any more
     "setup_errors",
     "failure_sections",
@@ -43,7 +26,8 @@ _ORDER: tuple[Role, ...] = (
     "traces",  # writes those of a fixture before artifacts and isolation look at what it left
     "report_data",  # reads the runs of a test when they are closed
     "tracking",  # knows of a test before the innermost, pytest itself, runs it
-)
+]
+_ORDER: tuple[Role, ...] = get_args(Role)
 
 
 class Observer:

@@ -82,7 +82,8 @@ class Recording(Observer):
         if attempt is None:
             return
         attempt.add(report)
-        attempt.trials = [self._trial(number, data) for number, data in enumerate(_trials(report), 1)]
+        trials = vars(report).pop(TRIALS, ())
+        attempt.trials = [self._trial(number, data) for number, data in enumerate(trials, 1)]
         if report.when in ("teardown", _CRASH) or report.outcome == "rerun":  # type: ignore[comparison-overlap]
             self._write(key, report)
 
@@ -215,11 +216,6 @@ class Recording(Observer):
             lines.append(gate_report.row(cells))
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write("\n".join(lines) + "\n")
-
-
-def _trials(report: pytest.TestReport) -> Sequence[Sequence[Mapping[str, Any]]]:
-    found: Sequence[Sequence[Mapping[str, Any]]] = vars(report).pop(TRIALS, ())
-    return found
 
 
 def _versions() -> dict[str, str]:

@@ -190,9 +190,15 @@ class Tracking(Observer):
 
     def _close(self, status: str, outcome: str) -> list[str]:
         """Close what a test has detached; why what stays open does."""
-        told = [run.close(status, {"mlctx.outcome": outcome}) for run in reversed(self._detached)]
+        left_open = _closed(reversed(self._detached), status, outcome)
         self._detached.clear()
-        return [why for why in told if why is not None]
+        return left_open
+
+
+def _closed(runs: Iterable[Detached], status: str, outcome: str) -> list[str]:
+    """Close runs; why some stay open."""
+    told = [run.close(status, {"mlctx.outcome": outcome}) for run in runs]
+    return [why for why in told if why is not None]
 
 
 def _end_left_open(store: Any, experiment_ids: Iterable[str], session: str, worker: str | None) -> list[str]:
@@ -204,8 +210,7 @@ def _end_left_open(store: Any, experiment_ids: Iterable[str], session: str, work
         found = runs.running(store, experiment_ids, tags)
     except Exception as error:
         return [f"Runs of this session may be open in their store ({deadline.reason(error)})."]
-    told = [run.close("KILLED", {"mlctx.outcome": "interrupted"}) for run in found]
-    return [why for why in told if why is not None]
+    return _closed(found, "KILLED", "interrupted")
 
 
 def close_lost(workers: Mapping[str, str], store_uri: str, experiment: str) -> list[str]:
