@@ -61,10 +61,15 @@ SUITE = """
     ]
 
     def filtered(text, experiment):
-        try:
-            found = MlflowClient().search_traces([experiment], filter_string=text, max_results=500)
-        except mlflow.MlflowException as error:
-            return error.error_code
+        found, token = [], None
+        while token != "":  # all pages: which of one millisecond are in the first is chance
+            try:
+                page = MlflowClient().search_traces(
+                    [experiment], filter_string=text, max_results=500, page_token=token
+                )
+            except mlflow.MlflowException as error:
+                return error.error_code
+            found, token = [*found, *page], page.token or ""
         return sorted(map(name, found))
 
     def ordered(by, experiment):
