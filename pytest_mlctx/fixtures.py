@@ -170,11 +170,12 @@ def _mlctx_environment(request: pytest.FixtureRequest, _mlctx_folder: Path) -> N
 def _mlctx_mlflow(
     request: pytest.FixtureRequest, _mlctx_environment: None, mlflow_config: dict[str, Any]
 ) -> MlflowService:
+    from pytest_mlctx import stores
     from pytest_mlctx.services import MlflowService, runs
 
     session = Session.of(request.config)
     service = _made(MlflowService, mlflow_config, "mlflow_config")
-    if reason := session.refuses(service.tracking_uri):
+    if reason := stores.refusal(session, service.tracking_uri):
         raise _mistake(reason)
     if registry := mlflow_config.get("registry_uri"):
         session.environment.asked_for.add(registry)
@@ -182,7 +183,7 @@ def _mlctx_mlflow(
         request,
         _running(service),
         runs.tagging(session.tracking.tags, session.tracking.opened),
-        session.isolated(service, request),
+        stores.isolated(session, service, request),
     )
 
 
@@ -195,8 +196,10 @@ def mlflow_service(_mlctx_mlflow: MlflowService) -> MlflowService:
 @pytest.fixture(scope="session")
 def _mlctx_sandbox(request: pytest.FixtureRequest, _mlctx_environment: None) -> Sandbox:
     """The store of mlflow_sandbox, a session's one."""
+    from pytest_mlctx import stores
+
     session = Session.of(request.config)
-    return session.enter(request, session.sandboxed())
+    return session.enter(request, stores.sandbox(session))
 
 
 def _of_sandbox(uri: str, config: dict[str, Any]) -> MlflowService:
@@ -237,13 +240,15 @@ def mlflow_sandbox_factory(
     mlflow_config: dict[str, Any],
 ) -> Callable[[], AbstractContextManager[MlflowService]]:
     """Makes sandboxes for fixtures of wider scope: a call is a context manager that gives the service."""
+    from pytest_mlctx import stores
+
     session, numbers = Session.of(request.config), count(1)
 
     @contextmanager
     def sandbox() -> Iterator[MlflowService]:
         place = Path("sandboxes", str(next(numbers)), "mlflow.db")
         with (
-            session.own_store(place) as store,
+            stores.apart(session, place) as store,
             _sandboxed(session, _of_sandbox(store.uri, mlflow_config)) as service,
         ):
             yield service
@@ -265,14 +270,16 @@ def mlflow_server(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> str:
     """The base URL of a real MLflow server on loopback, one for the session and all of xdist's workers."""
+    from pytest_mlctx import stores, workers
     from pytest_mlctx.services import ServiceError
 
-    session = Session.of(request.config)
+    session, controller = Session.of(request.config), workers.controller(request.config)
     if unknown := mlflow_server_config.keys() - {"app", "environment"}:
         name = sorted(unknown)[0]
         pytest.fail(f"mlflow_server_config: {name!r} is not known, use app and environment.", pytrace=False)
     try:
-        return session.enter(request, session.server(mlflow_server_config, tmp_path_factory.getbasetemp()))
+        basetemp = tmp_path_factory.getbasetemp()
+        return session.enter(request, stores.server(session, mlflow_server_config, basetemp, controller))
     except ServiceError as error:
         mistake = str(error)
     pytest.fail(mistake, pytrace=False)

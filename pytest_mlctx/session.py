@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pytest
 
-from pytest_mlctx import fixture_registry, options, workers
+from pytest_mlctx import fixture_registry, workers
 from pytest_mlctx.settings import Settings
 
 if TYPE_CHECKING:  # an observer is imported when it is needed: a suite that uses no service pays for none
@@ -21,16 +21,13 @@ if TYPE_CHECKING:  # an observer is imported when it is needed: a suite that use
     from pytest_mlctx.environment import Environment
     from pytest_mlctx.failure_sections import FailureSections
     from pytest_mlctx.guard import Guard
-    from pytest_mlctx.isolation import Sandbox
     from pytest_mlctx.late_threads import LateThreads
     from pytest_mlctx.lifecycle import Lifecycle
     from pytest_mlctx.mlflow_plugin import MlflowPlugin
     from pytest_mlctx.recording import Recording
     from pytest_mlctx.report_data import ReportData
-    from pytest_mlctx.services import MlflowService
     from pytest_mlctx.services.records import Records
     from pytest_mlctx.services.server import Server
-    from pytest_mlctx.services.store import Store
     from pytest_mlctx.traces import Traces
     from pytest_mlctx.tracking import Tracking
 
@@ -316,90 +313,6 @@ class Session:
         late_threads = LateThreads()
         self.lifecycle.register("late_threads", late_threads)
         return late_threads
-
-    @contextmanager
-    def sandboxed(self) -> Iterator[Sandbox]:
-        """A store that is empty for each test that asks."""
-        from pytest_mlctx.isolation import Sandbox
-
-        self.lifecycle.register("artifacts", self.artifacts)
-        with self.own_store(Path("sandbox.db")) as store:
-            yield Sandbox(self.artifacts, store)
-
-    @contextmanager
-    def server(self, config: dict[str, Any], basetemp: Path) -> Iterator[str]:
-        """A server of this process, or of the session's where xdist runs it; its URL."""
-        from pytest_mlctx.services import server
-
-        controller = workers.controller(self._config)
-        if controller is None:
-            self.running_server = server.start(basetemp / "mlctx-server", **config)
-        else:
-            self.running_server = server.shared(basetemp.parent / "mlctx-server", controller, **config)
-        self.environment.asked_for.add(self.running_server.url)  # no concern of --mlctx-remote
-        try:
-            yield self.running_server.url
-        finally:
-            if controller is None:
-                server.stop(self.running_server)
-
-    @contextmanager
-    def own_store(self, place: Path) -> Iterator[Store]:
-        """A temporary store beside the tests' own, at this place in their folder."""
-        from pytest_mlctx.services import remote
-
-        store = self.environment.create(self.environment.folder / place, fallback=self.folder)
-        store.refuse = self.late_threads.check
-        remote.opened(store.uri)  # once for all that use it
-        try:
-            yield store
-        finally:
-            store.close()
-
-    @contextmanager
-    def isolated(self, service: MlflowService, request: pytest.FixtureRequest) -> Iterator[None]:
-        """Isolation by test, where the service tracks to the temporary store or the session's server."""
-        from pytest_mlctx.isolation import Isolation, ServerIsolation
-        from pytest_mlctx.services import remote, state, uris
-
-        for uri in (service.tracking_uri, service.registry_uri or ""):
-            self._config.add_cleanup(state.expect(*uris.files(uri)))
-        store, empty = self.environment.store, self.environment.empty
-        by_test = self.settings.isolation != "session"
-        with ExitStack() as stack:
-            if self._is_our_server(service.tracking_uri) and by_test:
-                server = ServerIsolation(self.guard, service.tracking_uri, service.experiment_name)
-                self.lifecycle.register("isolation", server, request)
-                stack.callback(self.lifecycle.unregister, "isolation")
-            if store is None or empty is None or service.tracking_uri != store.uri:
-                yield
-                return
-            stack.enter_context(remote.standing_in(store.uri))
-            if by_test:
-                isolation = Isolation(
-                    self.guard,
-                    self.late_threads,
-                    self.artifacts,
-                    store,
-                    empty,
-                    service.experiment_name,
-                )
-                self.lifecycle.register("isolation", isolation, request)
-                self.lifecycle.register("artifacts", self.artifacts, request)
-                stack.callback(self.lifecycle.unregister, "isolation")
-            yield
-
-    def refuses(self, tracking_uri: str) -> str | None:
-        """Why tests cannot track there, as one sentence."""
-        temporary = tracking_uri == self.environment.store_uri or self._is_our_server(tracking_uri)
-        if self.settings.isolation == "test" and not temporary:
-            return options.needs_the_temporary_store(
-                self.settings.origins["isolation"], "the fixture mlflow_config"
-            )
-        return None
-
-    def _is_our_server(self, uri: str) -> bool:
-        return self.running_server is not None and uri == self.running_server.url
 
     def used_by(self, items: list[pytest.Item]) -> bool:
         """Whether one of these tests is known to use a service before it runs."""
