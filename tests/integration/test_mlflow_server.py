@@ -139,7 +139,9 @@ def test_its_log_is_in_the_report_of_a_test_that_fails(suite: Suite, told: Path)
             assert 0
         """
     )
-    (section,) = re.findall(r"-+ MLflow server -+\n(.*?)\n(?:=|-)", result.stdout, re.DOTALL)
+    sections = re.findall(r"-+ MLflow server -+\n(.*?)\n(?:=|-)", result.stdout, re.DOTALL)
+    assert len(sections) == 1, result.stdout
+    (section,) = sections
     assert "in+the+test" in section or "in%20the%20test" in section
     assert "before" not in section
 
