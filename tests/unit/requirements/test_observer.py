@@ -145,8 +145,9 @@ def test_times_that_user_code_looks_at(observe: Any, code: str) -> None:
     "code", ["import warnings; warnings.warn('old')", "import traceback; traceback.print_stack()"]
 )
 def test_times_that_only_tell_whether_a_shown_line_is_fresh(observe: Any, code: str) -> None:
-    told = observe(code)
-    assert not [name for kind, name in told["seen"] if kind == "status"]
+    told = observe(code)["seen"]
+    assert told["content", str(Path("usercode.py").absolute())]
+    assert not told["status", str(Path("usercode.py").absolute())]
 
 
 def test_a_version_that_is_asked_for_lists_no_folder(observe: Any) -> None:
