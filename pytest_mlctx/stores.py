@@ -39,28 +39,28 @@ def isolated(session: Session, service: MlflowService, request: pytest.FixtureRe
     """Isolation by test, where the service tracks to the temporary store or the session's server."""
     for uri in (service.tracking_uri, service.registry_uri or ""):
         request.config.add_cleanup(state.expect(*uris.files(uri)))
-    store, empty = session.environment.store, session.environment.empty
-    by_test = session.settings.isolation != "session"
+    isolation = _isolation(session, service)
     with ExitStack() as stack:
-        if store is not None and empty is not None and service.tracking_uri == store.uri:
-            stack.enter_context(remote.standing_in(store.uri))
-            if by_test:
-                isolation = Isolation(
-                    session.guard,
-                    session.late_threads,
-                    session.artifacts,
-                    store,
-                    empty,
-                    service.experiment_name,
-                )
-                session.lifecycle.register("isolation", isolation, request)
-                session.lifecycle.register("artifacts", session.artifacts, request)
-                stack.callback(session.lifecycle.unregister, "isolation")
-        elif by_test and _is_server(session, service.tracking_uri):
-            server = ServerIsolation(session.guard, service.tracking_uri, service.experiment_name)
-            session.lifecycle.register("isolation", server, request)
+        if service.tracking_uri == session.environment.store_uri:
+            stack.enter_context(remote.standing_in(service.tracking_uri))
+        if isolation is not None:
+            session.lifecycle.register("isolation", isolation, request)
             stack.callback(session.lifecycle.unregister, "isolation")
+        if isinstance(isolation, Isolation):
+            session.lifecycle.register("artifacts", session.artifacts, request)
         yield
+
+
+def _isolation(session: Session, service: MlflowService) -> Isolation | ServerIsolation | None:
+    store, empty, uri = session.environment.store, session.environment.empty, service.tracking_uri
+    if session.settings.isolation == "session":
+        return None
+    if _is_server(session, uri):
+        return ServerIsolation(session.guard, uri, service.experiment_name)
+    if store is None or empty is None or uri != store.uri:
+        return None
+    guard, threads, artifacts = session.guard, session.late_threads, session.artifacts
+    return Isolation(guard, threads, artifacts, store, empty, service.experiment_name)
 
 
 @contextmanager
