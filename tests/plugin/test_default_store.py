@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,12 +41,12 @@ OWN_WAYS = {
 
 
 @pytest.fixture
-def as_before(pytester: pytest.Pytester) -> Iterator[None]:
-    """The default store in this test's folder, and MLflow's state given back."""
+def as_before(pytester: pytest.Pytester) -> Iterator[Callable[[], None]]:
+    """The default store in this test's folder; MLflow's state is given back at the end, and by a call."""
     from pytest_mlctx.services import state
 
     before = state.capture("mlflow", "environment")
-    yield
+    yield lambda: state.restore(before)
     state.restore(before)
 
 
@@ -58,9 +58,9 @@ def said(pytester: pytest.Pytester, test: str, *args: str) -> list[str]:
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
-def test_where_services_are_used_the_first_test_without_is_named(pytester: pytest.Pytester, use: str) -> None:
-    import mlflow
-
+def test_where_services_are_used_the_first_test_without_is_named(
+    pytester: pytest.Pytester, as_before: Callable[[], None], use: str
+) -> None:
     store.fill(pytester.path / "mlflow.db")  # MLflow itself takes seconds
     suite = f"""
     import mlflow
@@ -79,7 +79,7 @@ def test_where_services_are_used_the_first_test_without_is_named(pytester: pytes
     assert line.endswith(f" with no service in force{REMEDY}")
     assert str(pytester.path) in line
     # In a second session, where the files are there already, too; in a process of its own it traces anew.
-    mlflow.tracing.reset()
+    as_before()
     assert said(pytester, suite) == [line]
 
 

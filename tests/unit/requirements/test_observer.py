@@ -144,7 +144,10 @@ def test_times_that_user_code_looks_at(observe: Any, code: str) -> None:
 @pytest.mark.parametrize(
     "code", ["import warnings; warnings.warn('old')", "import traceback; traceback.print_stack()"]
 )
-def test_times_that_only_tell_whether_a_shown_line_is_fresh(observe: Any, code: str) -> None:
+def test_times_that_only_tell_whether_a_shown_line_is_fresh(
+    observe: Any, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # coverage looks at times itself
     told = observe(code)["seen"]
     assert told["content", str(Path("usercode.py").absolute())]
     assert not told["status", str(Path("usercode.py").absolute())]
