@@ -168,7 +168,7 @@ class Environment:
         from pytest_mlctx.services import store
 
         assert self._link is not None
-        self.store = store.create(self._link / "mlflow.db", fallback=self._link)
+        self.store = store.Store(self._link / "mlflow.db", fallback=self._link)
         return self.store
 
     @property
@@ -186,7 +186,7 @@ class Environment:
         from pytest_mlctx.services.mlflow import incompatibility
 
         try:
-            return store.create(path, fallback=fallback)
+            return store.Store(path, fallback=fallback)
         except (OSError, sqlite3.Error) as error:
             reason = (
                 f"The temporary store {str(path)!r} cannot be made ({error}): "

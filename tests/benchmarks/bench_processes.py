@@ -28,7 +28,7 @@ BY_HAND = 'mlflow.set_tracking_uri(f"sqlite:///{path}")'
 OURS = """
 from pytest_mlctx.services import store
 store.install_builders()
-mlflow.set_tracking_uri(store.create(path).uri)
+mlflow.set_tracking_uri(store.Store(path).uri)
 """
 
 NEW_FILES = """

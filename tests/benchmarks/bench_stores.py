@@ -35,7 +35,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def session_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The temporary store as the plugin has it, and what it held before any test."""
-    ours = store.create(tmp_path_factory.mktemp("ours") / "mlflow.db")
+    ours = store.Store(tmp_path_factory.mktemp("ours") / "mlflow.db")
     empty = ours.savepoint()
     yield ours, empty
     ours.close()

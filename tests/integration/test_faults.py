@@ -341,7 +341,7 @@ LONG = """
 def user_store(tmp_path: Path, mlflow_imported: None) -> Path:
     from pytest_mlctx.services import store
 
-    made = store.create(tmp_path / "user.db")
+    made = store.Store(tmp_path / "user.db")
     made.close()
     return made.path
 

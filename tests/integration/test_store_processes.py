@@ -71,7 +71,7 @@ def create(folder: Path, index: int) -> None:
         return build()
 
     template._build = noted
-    made = store.create(folder / f"{index}.db")
+    made = store.Store(folder / f"{index}.db")
     assert made.back(made.savepoint(), experiment="mine", artifacts=folder)
 
 

@@ -333,7 +333,7 @@ HAND_WRITTEN = """
     def template(tmp_path_factory):
         path = tmp_path_factory.mktemp("template") / "mlflow.db"
         from pytest_mlctx.services import store
-        store.create(path).close()
+        store.Store(path).close()
         return path
 
     def test_default_store_is_untouched(): assert "theirs" not in mlflow.get_tracking_uri()

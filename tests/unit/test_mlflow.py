@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("given_back")
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[store.Store]:
     """A store for all tests that need no other: it opens quickly."""
-    shared = store.create(tmp_path_factory.mktemp("shared") / "mlflow.db")
+    shared = store.Store(tmp_path_factory.mktemp("shared") / "mlflow.db")
     yield shared
     shared.close()
 

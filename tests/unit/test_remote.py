@@ -17,7 +17,7 @@ PRODUCTION = "https://ada:hunter2@mlflow.example.org"
 def own(tmp_path: Path) -> Iterator[store.Store]:
     before = state.capture("mlflow", "environment")
     store.install_builders()
-    own = store.create(tmp_path / "mlflow.db")
+    own = store.Store(tmp_path / "mlflow.db")
     held = state.capture("mlflow")
     yield own
     left = [change for change in state.compare(held, state.capture("mlflow")) if change.sentence]

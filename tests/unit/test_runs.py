@@ -23,7 +23,7 @@ def service(tmp_path: Path) -> Iterator[MlflowService]:
     home = Path.cwd()
     os.chdir(tmp_path)
     before = state.capture(*LIBRARIES)
-    own = store.create(tmp_path / "mlflow.db")
+    own = store.Store(tmp_path / "mlflow.db")
     with MlflowService(tracking_uri=own.uri, autolog_disable=True) as service:
         yield service
     left = state.compare(before, state.capture(*LIBRARIES))

@@ -8,7 +8,6 @@ from pytest_mlctx.services.store.paths import artifact_uri, artifacts_beside
 from pytest_mlctx.services.store.savepoint import Savepoint
 from pytest_mlctx.services.store.temporary import (
     Store,
-    create,
     is_temporary,
     promised,
     store_at,
@@ -20,7 +19,6 @@ __all__ = [
     "Store",
     "artifact_uri",
     "artifacts_beside",
-    "create",
     "fill",
     "install_builders",
     "is_temporary",

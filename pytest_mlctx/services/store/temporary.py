@@ -200,11 +200,6 @@ class Store:
         return self._connected
 
 
-def create(path: Path, *, fallback: Path | None = None) -> Store:
-    """An empty store in the new file ``path``: see :class:`Store`."""
-    return Store(path, fallback=fallback)
-
-
 @contextmanager
 def promised(path: Path, make: Callable[[], Store]) -> Iterator[None]:
     """Within the block the store in this file is made when MLflow asks for it, unless it is there by then."""

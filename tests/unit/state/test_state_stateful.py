@@ -209,7 +209,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     before = state.capture(*EVERYTHING)
     logger.remove()
-    temporary = store.create(tmp_path / "store" / "mlflow.db")
+    temporary = store.Store(tmp_path / "store" / "mlflow.db")
     store.install_builders()
     gc.collect()
     gc.freeze()  # a restored run costs a collection, a second among all that MLflow has imported

@@ -45,7 +45,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def temporary(served: Path, tmp_path: Path) -> Iterator[store.Store]:
     import mlflow
 
-    made = store.create(tmp_path / "session" / "store.db")
+    made = store.Store(tmp_path / "session" / "store.db")
     mlflow.set_tracking_uri(made.uri)
     mlflow.set_registry_uri(made.uri)
     yield made

@@ -170,7 +170,7 @@ def test_where_mlflows_sessions_do_more_they_are_left_alone(
     engines._session_pragmas.cache_clear()
     try:
         assert engines._session_pragmas(utils) is None
-        made = store.create(tmp_path / "store.db")
+        made = store.Store(tmp_path / "store.db")
         tracking = stores(made.uri)[0]
         with tracking.ManagedSessionMaker() as session:
             assert session.connection().exec_driver_sql("PRAGMA busy_timeout").scalar() == 20_000
@@ -195,7 +195,7 @@ def test_nothing_of_mlflow_stays_replaced(served: Path, tmp_path: Path) -> None:
         importlib.import_module(name) for name in (engines._UTILS, engines._TRACKING, engines._REGISTRY)
     ]
     before = [dict(vars(module)) for module in modules]
-    made = store.create(tmp_path / "store.db")
+    made = store.Store(tmp_path / "store.db")
     stores(made.uri)
     stores(f"sqlite:///{served}/mine.db")
     with pytest.raises(sqlite3.DatabaseError), engines.settings(admit=lambda: None):

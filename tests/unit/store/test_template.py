@@ -35,7 +35,7 @@ def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bytes]:
 
 
 def test_a_copy_equals_what_mlflow_makes_itself(tmp_path: Path, made_by_mlflow: Path) -> None:
-    made = store.create(tmp_path / "store.db")
+    made = store.Store(tmp_path / "store.db")
     made.close()
     assert content(made.path) == content(made_by_mlflow)
     assert query(made.path, "PRAGMA integrity_check") == [("ok",)]
@@ -47,7 +47,7 @@ def test_mlflow_finds_nothing_to_upgrade(tmp_path: Path) -> None:
     from mlflow.db import commands
     from mlflow.store.db import utils
 
-    made = store.create(tmp_path / "store.db")
+    made = store.Store(tmp_path / "store.db")
     made.close()
     before = content(made.path)
     with template._undisturbed():
@@ -181,8 +181,8 @@ def test_another_mlflow_has_another_template(monkeypatch: pytest.MonkeyPatch) ->
 def test_where_the_cache_is_refused_the_fallback_keeps_it(builds: list[bytes], tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o777)
-    store.create(tmp_path / "a.db", fallback=tmp_path / "fallback").close()
-    store.create(tmp_path / "b.db", fallback=tmp_path / "fallback").close()
+    store.Store(tmp_path / "a.db", fallback=tmp_path / "fallback").close()
+    store.Store(tmp_path / "b.db", fallback=tmp_path / "fallback").close()
     assert len(builds) == 1
     assert (tmp_path / "fallback" / template._name()).exists()
     assert list((tmp_path / "cache").iterdir()) == []
@@ -193,6 +193,6 @@ def test_without_any_cache_it_is_built_each_time(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLCTX_CACHE_DIR", str(tmp_path / "file" / "below"))
-    store.create(tmp_path / "a.db").close()
-    store.create(tmp_path / "b.db").close()
+    store.Store(tmp_path / "a.db").close()
+    store.Store(tmp_path / "b.db").close()
     assert len(builds) == 2

@@ -122,7 +122,7 @@ def test_savepoints_nest(temporary: store.Store, tmp_path: Path) -> None:
 def test_ids_of_experiments_never_repeat(temporary: store.Store, tmp_path: Path) -> None:
     import mlflow
 
-    other = store.create(tmp_path / "other.db")
+    other = store.Store(tmp_path / "other.db")
     empties = {temporary: temporary.savepoint(), other: other.savepoint()}
     ours: list[str] = []
     seen: dict[store.Store, list[str]] = {temporary: [], other: []}
@@ -242,7 +242,7 @@ def test_any_folder_will_do(served: Path, tmp_path: Path, name: str) -> None:
 
     folder = tmp_path / name
     folder.mkdir()
-    made = store.create(folder / "store.db")
+    made = store.Store(folder / "store.db")
     elsewhere = bool({"?", "%"} & set(name))
     assert (made.path.parent != folder) == elsewhere
     mlflow.set_tracking_uri(made.uri)
@@ -264,7 +264,7 @@ def test_any_folder_will_do(served: Path, tmp_path: Path, name: str) -> None:
 @linux
 def test_on_a_tmpfs(temporary: store.Store) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        made = store.create(Path(folder) / "store.db")
+        made = store.Store(Path(folder) / "store.db")
         made.back(made.savepoint(), experiment="mine", artifacts=Path(folder))
         assert query(made.path, "SELECT name FROM experiments") == [("Default",), ("mine",)]
         made.close()
@@ -273,12 +273,12 @@ def test_on_a_tmpfs(temporary: store.Store) -> None:
 def test_no_file_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "precious.db").write_text("data")
     with pytest.raises(FileExistsError):
-        store.create(tmp_path / "precious.db")
+        store.Store(tmp_path / "precious.db")
     assert (tmp_path / "precious.db").read_text() == "data"
 
 
 def test_it_is_found_by_its_path_while_it_lives(tmp_path: Path) -> None:
-    made = store.create(tmp_path / "store.db")
+    made = store.Store(tmp_path / "store.db")
     path = made.path
     assert store.store_at(path) is made
     made.close()
@@ -328,7 +328,7 @@ def test_neither_memory_nor_handles_grow(temporary: store.Store, tmp_path: Path)
 def test_with_the_process_goes_what_lay_elsewhere(tmp_path: Path) -> None:
     code = (
         "import pathlib, sys; from pytest_mlctx.services import store\n"
-        "made = store.create(pathlib.Path(sys.argv[1])); print(made.path)"
+        "made = store.Store(pathlib.Path(sys.argv[1])); print(made.path)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a?b" / "store.db")],
