@@ -62,6 +62,32 @@ def test_sandbox(mlflow_sandbox, number):
         mlflow.log_metric("accuracy", number)
     assert len(mlflow.search_runs(output_format="list")) == 1
 """
+GUARDED = """
+import time
+from pathlib import Path
+import mlflow, pytest
+
+{clean_up}
+
+began = []
+
+@pytest.mark.parametrize("number", range(1000))
+def test_trivial({fixture}, number):
+    began.append(time.perf_counter())
+
+def test_last():
+    Path("seconds").write_text(str(began[-1] - began[0]))
+"""
+CLEAN_UP = """
+@pytest.fixture(autouse=True)
+def clean_up():
+    before = mlflow.get_tracking_uri()
+    yield
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(before)
+    mlflow.autolog(disable=True)
+"""
 UNUSED = """
 import pytest
 
@@ -71,11 +97,12 @@ def test_nothing(number):
 """
 
 
-def python(*arguments: object, **environment: str) -> str:
+def python(*arguments: object, folder: Path | None = None, **environment: str) -> str:
     """The last line that a Python process prints; what it writes about itself goes to its log."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],  # with its bytecode cached, as where pip has installed
+        cwd=folder,
         env={**inherited, **environment},
         capture_output=True,
         text=True,
@@ -176,6 +203,21 @@ def bench_two_workers(measure: Any, tmp_path: Path, turn: int, way: str) -> None
 def bench_new_files(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
     code = NEW_FILES.format(block="new_files.from_template()" if way == "ours" else "nullcontext()")
     measure("60 SQLite stores that a suite makes by itself", way, lambda: float(python("-c", code, tmp_path)))
+
+
+@pytest.mark.parametrize("way", ["a fixture that cleans up after MLflow", "ours, auto", "ours, warn"])
+@pytest.mark.parametrize("turn", range(3))
+def bench_guard(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
+    leaks = way.partition(", ")[2]
+    fixture, clean_up = ("mlflow_service", "") if leaks else ("tmp_path_factory", CLEAN_UP)
+    (tmp_path / "test_suite.py").write_text(GUARDED.format(fixture=fixture, clean_up=clean_up))
+
+    def seconds() -> float:
+        options = [f"--mlctx-leaks={leaks}"] if leaks else ["-p", "no:mlctx"]
+        python("-m", "pytest", "-q", "-p", "no:cacheprovider", *options, folder=tmp_path)
+        return float((tmp_path / "seconds").read_text())
+
+    measure("1,000 tests that do nothing, and nothing that reaches the next", way, seconds)
 
 
 @pytest.mark.parametrize("way", ["not installed", "ours"])

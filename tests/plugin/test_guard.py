@@ -849,37 +849,6 @@ def test_callbacks_of_a_genai_flavour_go(pytester: pytest.Pytester, no_other_plu
     result.stdout.fnmatch_lines(["*::test_leaving: autologging of litellm left on"])
 
 
-@pytest.mark.slow
-def test_the_guard_costs_less_than_a_millisecond(pytester: pytest.Pytester, no_other_plugin: None) -> None:
-    """CPU time of a session of trivial tests, each with two fixtures of its own, MLflow in use."""
-    suite = """
-        import time
-        @pytest.fixture
-        def one(): pass
-        @pytest.fixture
-        def two(one): pass
-        def test_first(mlflow_service):
-            with mlflow.start_run(): mlflow.log_metric("a", 1)
-        began = []
-        @pytest.mark.parametrize("n", range(400))
-        def test_trivial(two, n): began.append(time.process_time())
-        def test_last():
-            print(f"cost: {(began[-1] - began[0]) / (len(began) - 1)}")
-    """
-
-    plain = suite.replace("mlflow_service", "monkeypatch").replace("with mlflow.start_run(): ", "pass #")
-
-    def cost(source: str, leaks: str) -> float:
-        pytester.makepyfile(test_it=textwrap.dedent(HEAD) + textwrap.dedent(source))
-        runs = [pytester.runpytest_subprocess("-s", "-q", f"--mlctx-leaks={leaks}") for _ in range(3)]
-        return min(float(re.search(r"cost: (\S+)", run.stdout.str()).group(1)) for run in runs)
-
-    base, auto, warn = cost(plain, "auto"), cost(suite, "auto"), cost(suite, "warn")
-    print(f"ms a test: {base * 1e3:.2f} without, {auto * 1e3:.2f} auto, {warn * 1e3:.2f} warn")
-    assert auto - base < 0.001
-    assert warn - base < 0.001
-
-
 @pytest.mark.usefixtures("mlflow_imported", "no_other_plugin")
 def test_a_store_that_was_asked_for_is_no_litter(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""

@@ -622,8 +622,14 @@ MANY = """
 """
 
 
-@pytest.mark.parametrize("order", ["no:randomly", "pytest_randomly"], ids=["written", "random"])
-@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("order", "count"),
+    [
+        ("pytest_randomly", 60),
+        pytest.param("pytest_randomly", 1000, marks=pytest.mark.slow),
+        pytest.param("no:randomly", 1000, marks=pytest.mark.slow),
+    ],
+)
 def test_many_tests_each_see_their_own_runs_and_those_of_living_fixtures(
     session: Any, pytester: pytest.Pytester, count: int, order: str
 ) -> None:

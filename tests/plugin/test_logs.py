@@ -471,15 +471,10 @@ def test_many_records_at_once(pytester: pytest.Pytester) -> None:
     passes(
         pytester,
         """
-        import time
-
         def test(logger_service, caplog):
-            began = time.process_time()
             for number in range(2000):
                 logger_service.logger().info("{}", number)
-            seconds = time.process_time() - began
             assert caplog.messages == [str(number) for number in range(2000)]
-            assert seconds < 4  # 0.25 ms each on the slowest machine so far, the log file included
         """,
     )
 

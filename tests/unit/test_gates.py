@@ -114,6 +114,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_the_docs_have_the_simulated_table() -> None:
     """Write it with: python tests/unit/test_gates.py."""
     assert table() in DOCS.read_text()
