@@ -18,6 +18,7 @@ from pytest_mlctx.services import credentials, defaults, experiment_names, remot
 from pytest_mlctx.services.base import Service
 from pytest_mlctx.services.deadline import within
 from pytest_mlctx.services.errors import ServiceError
+from pytest_mlctx.services.state import mlflow_autologging
 
 if TYPE_CHECKING:
     import mlflow
@@ -190,16 +191,17 @@ class MlflowService(Service):
         active = any(config and not config.get("disable") for config in AUTOLOGGING_INTEGRATIONS.values())
         if self.autolog_disable and not active:
             return
-        mlflow.autolog(
-            disable=self.autolog_disable,
-            disable_for_unsupported_versions=self.autolog_disable_for_unsupported_versions,
-            exclusive=self.autolog_exclusive,
-            log_input_examples=self.autolog_log_input_examples,
-            log_model_signatures=self.autolog_log_model_signatures,
-            log_models=self.autolog_log_models,
-            log_datasets=self.autolog_log_datasets,
-            silent=self.autolog_silent,
-        )
+        with mlflow_autologging.configuring():
+            mlflow.autolog(
+                disable=self.autolog_disable,
+                disable_for_unsupported_versions=self.autolog_disable_for_unsupported_versions,
+                exclusive=self.autolog_exclusive,
+                log_input_examples=self.autolog_log_input_examples,
+                log_model_signatures=self.autolog_log_model_signatures,
+                log_models=self.autolog_log_models,
+                log_datasets=self.autolog_log_datasets,
+                silent=self.autolog_silent,
+            )
 
     @contextmanager
     def _told_as_service_errors(self) -> Iterator[None]:

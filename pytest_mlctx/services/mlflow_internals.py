@@ -20,10 +20,11 @@ _ASKED = "a model in a remote registry is not refused before MLflow asks for it"
 _TAGS = "runs are not tagged, and reports do not show them"
 _BUILDERS = "stores are opened MLflow's own way, and a remote store that code names is not refused"
 _OPEN = "a run that is left open in another thread stays open"
+_BLOCKED = "a thread that imports while autologging is configured may block for ever"
 
 _TRACKING, _MODELS = "mlflow.tracking._tracking_service", "mlflow.tracking._model_registry.utils"
 _FLUENT, _TRACING = "mlflow.tracking.fluent", "mlflow.tracing"
-_AUTOLOGGING = "mlflow.utils.autologging_utils"
+_AUTOLOGGING, _HOOKS = "mlflow.utils.autologging_utils", "mlflow.utils.import_hooks"
 _UTILS, _REMOTE = "mlflow.store.db.utils", "mlflow.store.artifact.models_artifact_repo"
 _MANAGER, _EXPORTER = "mlflow.tracing.trace_manager", "mlflow.tracing.export.mlflow_v3"
 
@@ -74,6 +75,8 @@ NAMES = (
     Name(_MANAGER, "InMemoryTraceManager.pop_trace", 2, _TRACES),
     Name(_EXPORTER, "MlflowV3SpanExporter._log_spans", 3, _WRITTEN, (3, 5)),
     Name(_EXPORTER, "MlflowV3SpanExporter._log_trace", 3, _WRITTEN, (3, 0)),
+    Name(_HOOKS, "ImportHookFinder.find_spec", 3, _BLOCKED),
+    Name(_HOOKS, "notify_module_loaded", 1, _BLOCKED),
     Name(_REMOTE, "is_databricks_unity_catalog_uri", 1, _ASKED),
     Name(_REMOTE, "is_oss_unity_catalog_uri", 1, _ASKED),
     Name(_REMOTE, "is_using_databricks_registry", 1, _ASKED),

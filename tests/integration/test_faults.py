@@ -161,6 +161,27 @@ def test_a_sink_on_a_closed_stream(inner: Any) -> None:
     result.assert_outcomes(passed=4)
 
 
+def test_a_thread_that_imports_while_a_service_starts(suite: Suite) -> None:
+    """With MLflow's own locks each waits for the other."""
+    result = suite("""
+        import sys, threading
+        import mlflow, pytest
+        import sklearn.utils._testing
+        from pytest_mlctx import MlflowService
+        def imports():
+            while True:
+                try: import nothing_of_this_name
+                except ImportError: pass
+        threading.Thread(target=imports, daemon=True).start()
+        @pytest.mark.parametrize("again", range(3))
+        def test_starts(again, tmp_path):
+            del sys.modules["sklearn.utils._testing"]  # which MLflow imports to know the estimators
+            with MlflowService(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db"): pass
+            assert "sklearn.utils._testing" in sys.modules
+    """)
+    assert "3 passed" in result.stdout
+
+
 def test_a_thread_that_still_logs_at_the_end(suite: Suite) -> None:
     result = suite("""
         import threading, time

@@ -2,17 +2,68 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
-from collections.abc import Hashable, Iterable
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
+from pytest_mlctx.services import mlflow_internals
 from pytest_mlctx.services.state.kinds import ABSENT, Attribute, Change, Held, Kind, attempt
 
-_UTILS = "mlflow.utils.autologging_utils"
+_UTILS, _HOOKS = "mlflow.utils.autologging_utils", "mlflow.utils.import_hooks"
 _ALL = "mlflow"  # the integration of mlflow.autolog()
 _BY_ALL = "globally_configured"  # marks the configuration of a flavor that mlflow.autolog() has made
 _WITHOUT_EFFECT = (_BY_ALL, "disable")  # on what is logged, where autologging is on
+
+
+_configuring = threading.RLock()
+
+
+@contextmanager
+def configuring() -> Iterator[None]:
+    """Within the block this thread may configure autologging, while others import.
+
+    MLflow imports while it holds the locks of its import hooks; these wait for them while they hold Python's
+    import lock (https://github.com/mlflow/mlflow/pull/23466). Both would wait for ever, deaf to signals: so
+    imports of other threads pass the hooks by, which run at the end.
+    """
+    passed_by: set[str] = set()
+
+    def of_others(called: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if threading.get_ident() == here:
+                return called(*arguments, **options)
+            passed_by.add(name(*arguments))
+            return None
+
+        return call
+
+    try:
+        with _configuring, ExitStack() as stack:
+            here = threading.get_ident()
+            for path, name in (
+                ("ImportHookFinder.find_spec", lambda _finder, name, *_: name),
+                ("notify_module_loaded", lambda module: module.__name__),
+            ):
+                stack.enter_context(mlflow_internals.wrapped(path, functools.partial(of_others, name=name)))
+            yield
+    finally:
+        _run_hooks(passed_by & _hooks().keys() & sys.modules.keys())
+
+
+def _run_hooks(names: set[str]) -> None:
+    for name in names:
+        with suppress(Exception), configuring():
+            module = import_module(name)  # where another thread is at it still, that is waited for
+            sys.modules[_HOOKS].notify_module_loaded(module)
+
+
+def _hooks() -> dict[str, list[Any]]:
+    return getattr(sys.modules.get(_HOOKS), "_post_import_hooks", {})
 
 
 def _configurations() -> dict[str, dict[str, Any]]:
@@ -39,7 +90,7 @@ class Integration(Kind):
 
     def undo_all(self, changes: list[Change], failures: list[Exception]) -> None:
         """Switch off what changed, then switch on again what was on."""
-        with sys.modules[_UTILS]._autolog_conf_global_lock:
+        with configuring(), sys.modules[_UTILS]._autolog_conf_global_lock:
             configurations = _configurations()
             before = {str(change.cell[1]): change.before for change in changes}
             stale = set(before)
@@ -133,19 +184,16 @@ class ImportHook(Kind):
 
     name = "mlflow.import_hook"
 
-    def _hooks(self) -> dict[str, list[Any]]:
-        return getattr(sys.modules.get("mlflow.utils.import_hooks"), "_post_import_hooks", {})
-
     def read(self) -> Iterable[tuple[Hashable, object]]:
         """The modules that have a hook."""
-        return [(module, Held("hooked", [*hooks])) for module, hooks in [*self._hooks().items()]]
+        return [(module, Held("hooked", [*hooks])) for module, hooks in [*_hooks().items()]]
 
     def undo(self, key: Any, before: Any, now: Any) -> None:
         """Forget the hooks of the module, or put them back; they have run where it is imported."""
         if before is ABSENT:
-            self._hooks().pop(key, None)
+            _hooks().pop(key, None)
         else:
-            self._hooks()[key] = [] if key in sys.modules else [*before.thing]
+            _hooks()[key] = [] if key in sys.modules else [*before.thing]
 
 
 KINDS: tuple[Kind, ...] = (

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import mlflow
 import mlflow.deployments
 import pytest
 from mlflow import MlflowClient
+from mlflow.utils.import_hooks import register_post_import_hook
 from state_changes import HELD, MLFLOW_3, MLFLOW_CHANGES, in_thread, open_span
 
 from pytest_mlctx.services import state
+from pytest_mlctx.services.state import mlflow_autologging
 
 mlflow_3_only = pytest.mark.skipif(not MLFLOW_3, reason="MLflow 2 does not have it")
 
@@ -255,6 +258,24 @@ def test_autologging_as_a_whole_that_was_on_is_on_again(before: Any, undone: Any
         assert state.compare(on, state.capture("mlflow")) == []
         LinearRegression().fit([[1], [2]], [1, 2])
         assert mlflow.last_active_run().data.params["fit_intercept"] == "True"
+
+
+def test_hooks_of_what_another_thread_imports_meanwhile_run_at_the_end(
+    before: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_meanwhile.py").write_text("import late")
+    (tmp_path / "late.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    ran: list[str] = []
+    for name in ("imported_meanwhile", "late", "never"):
+        register_post_import_hook(lambda module: ran.append(module.__name__), name)
+    with mlflow_autologging.configuring():
+        in_thread(lambda: import_module("imported_meanwhile"))
+        assert ran == []
+    assert sorted(ran) == ["imported_meanwhile", "late"]
+    with mlflow_autologging.configuring():
+        in_thread(lambda: import_module("imported_meanwhile"))
+    assert len(ran) == 2
 
 
 def test_tracing_that_was_off_stays_off_when_the_uri_goes_back(
