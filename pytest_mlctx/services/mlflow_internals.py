@@ -75,8 +75,9 @@ NAMES = (
     Name(_MANAGER, "InMemoryTraceManager.pop_trace", 2, _TRACES),
     Name(_EXPORTER, "MlflowV3SpanExporter._log_spans", 3, _WRITTEN, (3, 5)),
     Name(_EXPORTER, "MlflowV3SpanExporter._log_trace", 3, _WRITTEN, (3, 0)),
-    Name(_HOOKS, "ImportHookFinder.find_spec", 3, _BLOCKED),
-    Name(_HOOKS, "notify_module_loaded", 1, _BLOCKED),
+    # Within a decorator that takes any arguments.
+    Name(_HOOKS, "ImportHookFinder.find_spec", None, _BLOCKED),
+    Name(_HOOKS, "notify_module_loaded", None, _BLOCKED),
     Name(_REMOTE, "is_databricks_unity_catalog_uri", 1, _ASKED),
     Name(_REMOTE, "is_oss_unity_catalog_uri", 1, _ASKED),
     Name(_REMOTE, "is_using_databricks_registry", 1, _ASKED),
