@@ -153,7 +153,7 @@ def test_sandboxed(mlflow_sandbox):
     assert status(front, "test_well") == "FINISHED"
 
 
-@moods("hanging")
+@moods("dead")
 def test_inside_a_run(suite: Callable[..., Ran], front: Front, mood: str) -> None:
     ran = suite(f"""
 def test_record(mlflow_run):

@@ -625,7 +625,7 @@ MANY = """
 @pytest.mark.parametrize(
     ("order", "count"),
     [
-        ("pytest_randomly", 60),
+        ("pytest_randomly", 40),
         pytest.param("pytest_randomly", 1000, marks=pytest.mark.slow),
         pytest.param("no:randomly", 1000, marks=pytest.mark.slow),
     ],

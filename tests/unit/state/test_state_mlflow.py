@@ -6,6 +6,7 @@ import gc
 import re
 import socket
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import mlflow
 import mlflow.deployments
 import pytest
 from mlflow import MlflowClient
-from mlflow.utils.import_hooks import register_post_import_hook
+from mlflow.utils import import_hooks
 from state_changes import HELD, MLFLOW_3, MLFLOW_CHANGES, in_thread, open_span
 
 from pytest_mlctx.services import state
@@ -266,9 +267,11 @@ def test_hooks_of_what_another_thread_imports_meanwhile_run_at_the_end(
     (tmp_path / "imported_meanwhile.py").write_text("import late")
     (tmp_path / "late.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    monkeypatch.setattr(import_hooks, "_import_hook_finder_init", False)  # pytester may have taken it away
     ran: list[str] = []
     for name in ("imported_meanwhile", "late", "never"):
-        register_post_import_hook(lambda module: ran.append(module.__name__), name)
+        import_hooks.register_post_import_hook(lambda module: ran.append(module.__name__), name)
     with mlflow_autologging.configuring():
         in_thread(lambda: import_module("imported_meanwhile"))
         assert ran == []
