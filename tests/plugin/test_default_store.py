@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,10 +173,12 @@ def test_under_xdist(pytester: pytest.Pytester, served: str) -> None:
     suite = UNUSED + served
     (line,) = said(pytester, suite, "-p", "xdist", "-n1")
     assert line.startswith("mlctx: test_it.py::test_first " + ("used " if served else "left "))
-    shutil.rmtree(pytester.path / "mlruns", ignore_errors=True)
-    (pytester.path / "mlflow.db").unlink(missing_ok=True)
-    asked_for = "def test(mlflow_run): pass"
-    assert said(pytester, asked_for, "-p", "xdist", "-n1", "--mlctx-tracking-uri=sqlite:///mlflow.db") == []
+
+
+@pytest.mark.slow
+def test_a_store_that_was_asked_for_is_no_news_under_xdist(pytester: pytest.Pytester) -> None:
+    suite = "def test(mlflow_run): pass"
+    assert said(pytester, suite, "-p", "xdist", "-n1", "--mlctx-tracking-uri=sqlite:///mlflow.db") == []
 
 
 def test_the_names_are_those_that_the_state_knows() -> None:
