@@ -217,7 +217,7 @@ def bench_guard(measure: Any, tmp_path: Path, turn: int, way: str) -> None:
         python("-m", "pytest", "-q", "-p", "no:cacheprovider", *options, folder=tmp_path)
         return float((tmp_path / "seconds").read_text())
 
-    measure("1,000 tests that do nothing, and nothing that reaches the next", way, seconds)
+    measure("1,000 empty tests, each guarded", way, seconds)
 
 
 @pytest.mark.parametrize("way", ["not installed", "ours"])
