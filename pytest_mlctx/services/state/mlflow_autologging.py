@@ -18,8 +18,6 @@ _UTILS, _HOOKS = "mlflow.utils.autologging_utils", "mlflow.utils.import_hooks"
 _ALL = "mlflow"  # the integration of mlflow.autolog()
 _BY_ALL = "globally_configured"  # marks the configuration of a flavor that mlflow.autolog() has made
 _WITHOUT_EFFECT = (_BY_ALL, "disable")  # on what is logged, where autologging is on
-
-
 _configuring = threading.RLock()
 
 

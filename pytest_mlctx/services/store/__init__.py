@@ -6,13 +6,7 @@ from pytest_mlctx.services.store.builders import install_builders
 from pytest_mlctx.services.store.initialization import fill
 from pytest_mlctx.services.store.paths import artifact_uri, artifacts_beside
 from pytest_mlctx.services.store.savepoint import Savepoint
-from pytest_mlctx.services.store.temporary import (
-    Store,
-    is_temporary,
-    promised,
-    store_at,
-    store_of,
-)
+from pytest_mlctx.services.store.temporary import Store, is_temporary, promised, store_at, store_of
 
 __all__ = [
     "Savepoint",
